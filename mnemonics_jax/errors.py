@@ -1,4 +1,4 @@
-"""The one exception a user's mistake becomes."""
+"""The exceptions a run ends with: a user's mistake, and numbers gone wrong."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,10 @@ class UserError(Exception):
 
     The message names the offending value and the way out.
     """
+
+
+class NumbersError(Exception):
+    """A loss or gradient that is not finite. The message names stage and step; the run adds phase and checkpoint."""
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:

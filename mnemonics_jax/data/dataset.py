@@ -20,10 +20,10 @@ class Dataset:
     """
 
     name: str
-    train_images: Images
-    train_labels: Labels
-    test_images: Images
-    test_labels: Labels
+    train_images: UInt8[np.ndarray, "train height width channel"]
+    train_labels: Int32[np.ndarray, "train"]
+    test_images: UInt8[np.ndarray, "test height width channel"]
+    test_labels: Int32[np.ndarray, "test"]
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -46,8 +46,8 @@ class Dataset:
 
 def make_dataset(
     name: str,
-    train: tuple[Images, Labels],
-    test: tuple[Images, Labels],
+    train: tuple[UInt8[np.ndarray, "train height width channel"], Int32[np.ndarray, "train"]],
+    test: tuple[UInt8[np.ndarray, "test height width channel"], Int32[np.ndarray, "test"]],
     class_names: tuple[str, ...],
 ) -> Dataset:
     """A `Dataset` with the normalisation constants measured on its training images.
@@ -59,35 +59,60 @@ def make_dataset(
         if (counts == 0).any():
             missing = [class_names[c] for c in np.flatnonzero(counts == 0)[:5]]
             raise UserError(f"{name}: no {split} images for class {', '.join(missing)}; every class needs both splits")
-    # float64 sums of integers are exact below 2**53, so the constants do not depend on the order of the images.
-    pixels = train[0].reshape(-1, train[0].shape[-1])
-    mean = pixels.mean(axis=0, dtype=np.float64) / 255
-    std = np.maximum(pixels.std(axis=0, dtype=np.float64) / 255, 1e-3)
-    return Dataset(name, *train, *test, class_names, tuple(mean.tolist()), tuple(std.tolist()))
+    mean, std = _pixel_statistics(train[0])
+    return Dataset(name, *train, *test, class_names, mean, std)
+
+
+def _pixel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in units of the pixel range [0, 1].
+
+    They come from integer histograms: exact, so they do not depend on the order of the images, and without the
+    eightfold float64 copy of the data set. A constant channel gets 1e-3, since the pixels are divided by it.
+    """
+    pixels = images.reshape(-1, images.shape[-1])
+    counts = np.zeros((pixels.shape[1], 256), np.int64)
+    for start in range(0, len(pixels), 1 << 20):
+        for channel, values in enumerate(pixels[start : start + (1 << 20)].T):
+            counts[channel] += np.bincount(values, minlength=256)
+    levels = np.arange(256) / 255
+    mean = counts @ levels / len(pixels)
+    variance = (counts * (levels - mean[:, None]) ** 2).sum(axis=1) / len(pixels)
+    return tuple(mean.tolist()), tuple(np.maximum(np.sqrt(variance), 1e-3).tolist())
+
+
+def class_range(name: str, total: int, first: int, count: int | None) -> range:
+    """The `count` classes (None: all that follow) from the `first` on, of the `total` that data set `name` has.
+
+    Raises `UserError` when the data set does not have those classes, or when fewer than two are left.
+    """
+    chosen = range(first, total if count is None else first + count)
+    if first < 0 or len(chosen) < 2 or chosen.stop > total:
+        asked = f"from class {first} on" if count is None else f"{count} classes from class {first} on"
+        raise UserError(
+            f"{name} has {total} classes, numbered from 0, but the data asked for are {asked}: "
+            "choose --data.first-class and --data.num-classes so that at least two existing classes remain"
+        )
+    return chosen
 
 
 def take_classes(dataset: Dataset, first: int, count: int | None) -> Dataset:
     """The data set restricted to `count` classes from the `first` on, in the order of `class_names`.
 
-    Raises `UserError` when the data set does not have those classes.
+    Raises `UserError` when the data set does not have those classes (see `class_range`).
     """
-    total = dataset.num_classes
-    count = total - first if count is None else count
-    if first < 0 or count < 2 or first + count > total:
-        raise UserError(
-            f"classes {first}..{first + count - 1} asked of {dataset.name}, which has {total} classes: "
-            f"choose --data.first-class and --data.num-classes within 0..{total - 1}, at least two classes"
-        )
-    if count == total:
+    chosen = class_range(dataset.name, dataset.num_classes, first, count)
+    if len(chosen) == dataset.num_classes:
         return dataset
 
-    def part(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        keep = (labels >= first) & (labels < first + count)
-        return images[keep], (labels[keep] - first).astype(np.int32)
+    def part(
+        images: Images, labels: Labels
+    ) -> tuple[UInt8[np.ndarray, "kept height width channel"], Int32[np.ndarray, "kept"]]:
+        keep = (labels >= chosen.start) & (labels < chosen.stop)
+        return images[keep], (labels[keep] - chosen.start).astype(np.int32)
 
     return make_dataset(
         dataset.name,
         part(dataset.train_images, dataset.train_labels),
         part(dataset.test_images, dataset.test_labels),
-        dataset.class_names[first : first + count],
+        dataset.class_names[chosen.start : chosen.stop],
     )

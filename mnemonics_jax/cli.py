@@ -1,0 +1,174 @@
+"""The command line: `mnemonics run | compare | report`."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+
+from mnemonics_jax.compare import compare, find_summaries
+from mnemonics_jax.compilations import use_persistent_cache
+from mnemonics_jax.config import PRESETS, Config, make_config
+from mnemonics_jax.console import Display, stdout
+from mnemonics_jax.errors import NumbersError, UserError
+from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
+from mnemonics_jax.methods import METHODS, method_class
+from mnemonics_jax.report import comparison_table, run_table, write_report
+from mnemonics_jax.run import run
+
+T = TypeVar("T")
+_PRESET_LINES = "\n".join(f"  {name:16} {preset.summary}" for name, preset in PRESETS.items())
+_USAGE = f"""usage: mnemonics COMMAND ...
+
+class-incremental learning with learned exemplars
+
+commands:
+  run PRESET      one run; goes on where it stopped if its --out exists
+  compare PRESET  methods × exemplar kinds × class orders, as a table and a plot
+  report DIR      table and plot of finished runs, from their files alone
+
+presets:
+{_PRESET_LINES}
+
+`mnemonics run PRESET --help` explains every setting. Methods: {", ".join(METHODS)}.
+Exemplar kinds: {", ".join(EXEMPLARS)}."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Folder of the run: settings, metrics, checkpoints, summary. Default: a name made of the settings, in runs/."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compare:
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    seeds: int = 5
+    """How many class orders every arm runs on, with the seeds 0 .. seeds-1."""
+    out: Path = Path("runs/compare")
+    """Folder of the comparison; each run gets a folder in it."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the `mnemonics` command. Exit status: 0, 2 for a user's mistake, 3 for numbers gone wrong."""
+    words = list(sys.argv[1:] if args is None else args)
+    commands: dict[str, Callable[[list[str]], None]] = {"run": _run, "compare": _compare, "report": _report}
+    if not words or words[0] in ("-h", "--help"):
+        print(_USAGE)
+        sys.exit(0 if words else 2)
+    try:
+        if words[0] not in commands:
+            raise UserError(f"unknown command {words[0]!r}: choose from {', '.join(commands)}")
+        commands[words[0]](words[1:])
+    except UserError as error:
+        _fail(str(error), 2)
+    except NumbersError as error:
+        _fail(str(error), 3)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on after the last finished phase", 130)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"mnemonics: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _preset(words: list[str], command: str) -> tuple[str, list[str]]:
+    """The preset's name and the words after it; prints help when that is all that is asked."""
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: mnemonics {command} PRESET [settings]\n\npresets:\n{_PRESET_LINES}\n")
+        print(f"`mnemonics {command} PRESET --help` explains every setting.")
+        sys.exit(0 if words else 2)
+    return words[0], words[1:]
+
+
+def _pick(words: list[str], **flags: str | None) -> tuple[argparse.Namespace, list[str]]:
+    """Takes the flags that decide which settings exist; the rest is for tyro, which knows the settings themselves."""
+    parser = argparse.ArgumentParser(prog="mnemonics", add_help=False, allow_abbrev=False)
+    for name, nargs in flags.items():
+        parser.add_argument(f"--{name}", nargs=nargs)
+    return parser.parse_known_args(words)
+
+
+def _run(words: list[str]) -> None:
+    preset, words = _preset(words, "run")
+    chosen, words = _pick(words, method=None, exemplars=None)
+    config = make_config(preset, chosen.method, chosen.exemplars or "mnemonics")
+    what = f"{config.method.name} with {config.exemplars.name} exemplars"
+    parsed = tyro.cli(
+        _Run,
+        prog=f"mnemonics run {preset}",
+        description=f"One run of {what} on the preset {preset}: {PRESETS[preset].summary}.\n\n"
+        f"--method {{{','.join(METHODS)}}} and --exemplars {{{','.join(EXEMPLARS)}}} choose the method and the "
+        "exemplar kind, and which settings follow.",
+        default=_Run(config),
+        args=words,
+    )
+    config = parsed.config
+    name = f"{preset}-{config.method.name}-{config.exemplars.name}-seed{config.seed}"
+    use_persistent_cache()
+    with Display() as display:
+        summary = run(config, parsed.out or Path("runs") / name, display)
+    stdout().print(run_table(summary))
+
+
+def _compare(words: list[str]) -> None:
+    preset, words = _preset(words, "compare")
+    chosen, words = _pick(words, methods="+", exemplars="+")
+    methods = chosen.methods or ["lwf", "icarl", "bic", "lucir"]
+    kinds = chosen.exemplars or list(EXEMPLARS)
+    for name in methods:
+        method_class(name)
+    for name in kinds:
+        exemplar_class(name)
+    # The flags are those of the first method and of the kind with the most settings; each arm takes what it has.
+    richest = max(kinds, key=lambda kind: len(dataclasses.fields(EXEMPLARS[kind])))
+    parsed = tyro.cli(
+        _Compare,
+        prog=f"mnemonics compare {preset}",
+        description=f"Methods × exemplar kinds × class orders on the preset {preset}: {PRESETS[preset].summary}.\n\n"
+        f"--methods {{{','.join(METHODS)}}} ... and --exemplars {{{','.join(EXEMPLARS)}}} ... choose the arms. All "
+        "other settings are shared by the arms that have them.",
+        default=_Compare(make_config(preset, methods[0], richest)),
+        args=words,
+    )
+
+    def make(method: str, kind: str, seed: int) -> Config:
+        own = make_config(preset, method, kind)
+        return dataclasses.replace(
+            parsed.config,
+            seed=seed,
+            method=_shared(parsed.config.method, own.method),
+            exemplars=_shared(parsed.config.exemplars, own.exemplars),
+        )
+
+    use_persistent_cache()
+    with Display() as display:
+        summaries = compare(make, methods, kinds, parsed.seeds, parsed.out, display)
+    stdout().print(comparison_table(write_report(summaries, parsed.out)))
+    print(f"plot: {parsed.out / 'accuracy.png'}")
+
+
+def _shared(given: object, own: T) -> T:
+    """`own` with the values of `given` for the fields that both have."""
+    names = {f.name for f in dataclasses.fields(own)} & {f.name for f in dataclasses.fields(given)}
+    return dataclasses.replace(own, **{name: getattr(given, name) for name in names})
+
+
+def _report(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="mnemonics report", description="Table and plot of the finished runs in DIR, from their files alone."
+    )
+    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of a run or of a comparison")
+    folder = parser.parse_args(words).dir
+    summaries = find_summaries(folder)
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written: the report puts comparison.json and accuracy.png there")
+    rows = write_report(summaries, folder)
+    stdout().print(run_table(summaries[0]) if len(summaries) == 1 else comparison_table(rows))
+    print(f"plot: {folder / 'accuracy.png'}")

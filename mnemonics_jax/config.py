@@ -1,0 +1,121 @@
+"""A run's whole configuration: frozen dataclasses, presets by name, validation, and the form they have on disk."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from mnemonics_jax.data.config import DataConfig
+from mnemonics_jax.errors import unknown_name
+from mnemonics_jax.exemplars import Exemplars, exemplar_class
+from mnemonics_jax.methods import Method, method_class
+from mnemonics_jax.nets import NetConfig
+from mnemonics_jax.stream import StreamConfig
+from mnemonics_jax.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what a run computes."""
+
+    preset: str
+    data: DataConfig
+    stream: StreamConfig
+    net: NetConfig
+    train: TrainConfig
+    method: Method
+    exemplars: Exemplars
+    seed: int = 0
+    """Seed of everything random in the run, the class order included."""
+
+    def validate(self) -> None:
+        """Raises `UserError` for the first setting out of range that can be told without the data."""
+        for part in (self.data, self.train, self.method, self.exemplars):
+            part.validate()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values for config.json, the method and the exemplar kind with their names."""
+        named = {"method": self.method.name, "exemplars": self.exemplars.name}
+        plain = dataclasses.asdict(self)
+        return {k: {"name": named[k], **v} if k in named else v for k, v in plain.items()}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named starting point; `exemplars` overrides the defaults of whichever exemplar kind is chosen."""
+
+    summary: str
+    data: DataConfig
+    net: NetConfig
+    train: TrainConfig
+    exemplars: dict[str, Any]
+    method: str = "icarl"
+
+
+_SMALL_EXEMPLARS: dict[str, Any] = {}
+
+PRESETS = {
+    "digits": Preset(
+        summary="scikit-learn's 8×8 handwritten digits, 10 classes; needs no download",
+        data=DataConfig(source="digits", crop_padding=1, flip=False),
+        net=NetConfig(name="convnet", widths=(32, 64)),
+        train=TrainConfig(epochs=30, batch_size=64, learning_rate=0.05),
+        exemplars={"per_class": 5},
+    ),
+    "images": Preset(
+        summary="your own small pictures in folders (--data.path DIR), a small network for a CPU",
+        data=DataConfig(source="folder"),
+        net=NetConfig(name="convnet", widths=(32, 64, 128)),
+        train=TrainConfig(epochs=40, batch_size=64),
+        exemplars={},
+    ),
+    "images-resnet32": Preset(
+        summary="your own 32×32 pictures in folders with the networks and settings of CIFAR-100",
+        data=DataConfig(source="folder"),
+        net=NetConfig(name="resnet32"),
+        train=TrainConfig(),
+        exemplars={},
+    ),
+    "npz": Preset(
+        summary="your own arrays in a .npz file (--data.path FILE), a small network for a CPU",
+        data=DataConfig(source="npz"),
+        net=NetConfig(name="convnet", widths=(32, 64, 128)),
+        train=TrainConfig(epochs=40, batch_size=64),
+        exemplars={},
+    ),
+}
+
+
+def make_config(preset: str, method: str | None = None, exemplars: str = "mnemonics") -> Config:
+    """The configuration of a preset. Raises `UserError` for an unknown name, with the near matches."""
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    chosen = PRESETS[preset]
+    return Config(
+        preset=preset,
+        data=chosen.data,
+        stream=StreamConfig(),
+        net=chosen.net,
+        train=chosen.train,
+        method=method_class(method or chosen.method)(),
+        exemplars=fill(exemplar_class(exemplars), chosen.exemplars),
+    )
+
+
+def fill(kind: type[Exemplars], values: dict[str, Any]) -> Exemplars:
+    """An exemplar kind with those of `values` that it has a field for."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in names})
+
+
+def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain values by dotted name, as `exemplars.unroll_length`."""
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted names whose values differ, with both values (None where a side lacks the field)."""
+    a, b = flatten(one), flatten(other)
+    return {name: (a.get(name), b.get(name)) for name in sorted(a | b) if a.get(name) != b.get(name)}

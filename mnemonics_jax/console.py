@@ -1,0 +1,83 @@
+"""What the user sees while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_LINE_EVERY = 10.0
+"""Seconds between two plain progress lines."""
+
+
+class Display:
+    """Shows one run after another on standard error; `title` names the run in hand."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage, self._total, self._began, self._last_line = "", 1, 0.0, 0.0
+        self.title = ""
+
+    def __enter__(self) -> "Display":
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[values]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def say(self, message: str) -> None:
+        """One line."""
+        self._console.print(f"{self.title}: {message}" if self.title else message, highlight=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """One line, marked as a warning."""
+        self.say(f"warning: {message}")
+
+    def stage(self, phase: int, name: str, total: int) -> None:
+        """A stage of a phase begins that takes `total` steps."""
+        self._stage, self._total = f"phase {phase} {name}", total
+        self._began = self._last_line = time.monotonic()
+        if self._bar:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            prefix = f"{self.title} " if self.title else ""
+            self._task = self._bar.add_task(prefix + self._stage, total=total, values="")
+
+    def advance(self, done: int, **values: float) -> None:
+        """The stage has done so many steps; `values` (epoch, loss, accuracy) are shown beside it."""
+        shown = " ".join(f"{name} {value:.3g}" for name, value in values.items())
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=done, values=shown)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _LINE_EVERY:
+            self._last_line = now
+            left = (now - self._began) / done * (self._total - done)
+            self.say(f"{self._stage}: step {done} of {self._total}, {shown}, {left:.0f} s left")
+
+    def phase_done(self, event: dict[str, Any]) -> None:
+        """One line for a finished phase."""
+        text = f"phase {event['phase']}: {event['seen_classes']} classes, accuracy {event['accuracy']:.2f} %"
+        if "accuracy_exemplar_model" in event:
+            text += f", of the exemplar-fitted model {event['accuracy_exemplar_model']:.2f} %"
+        self.say(f"{text} ({event['seconds']:.1f} s)")
+
+
+def stdout() -> Console:
+    """Where results go. Wide enough for a table when the output is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else 120)

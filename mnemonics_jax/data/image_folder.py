@@ -1,0 +1,103 @@
+"""The user's own images: PATH/{train,test}/CLASS/*.jpg, .jpeg or .png."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from mnemonics_jax.data.config import DataConfig
+from mnemonics_jax.data.dataset import Dataset, class_range, make_dataset
+from mnemonics_jax.data.decoding import decode_images
+from mnemonics_jax.errors import UserError
+
+SPLITS = ("train", "test")
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def load_image_folder(config: DataConfig) -> Dataset:
+    """The images under `config.path` as uint8 RGB [n, H, W, 3]; class names are the folders' names in sorted order.
+
+    Only the classes that `config` selects are listed and decoded. Hidden files and files with other suffixes are
+    ignored. Raises `UserError`, naming the file or folder, for a layout other than the one above, a class that is
+    not in both splits, a class folder without images, a symbolic link out of `config.path`, an image that cannot be
+    decoded, and images of different sizes when `config.image_size` is None.
+    """
+    root = Path(os.path.expanduser(config.path))
+    if not os.path.isdir(root):
+        found = "is a file" if os.path.exists(root) else "does not exist"
+        raise UserError(f"{root} {found}: --data.path has to be a folder with train/ and test/ inside")
+    names = _class_names(root)
+    chosen = class_range(str(root), len(names), config.first_class, config.num_classes)
+    names = names[chosen.start : chosen.stop]
+    files = {split: [_image_files(root, root / split / name) for name in names] for split in SPLITS}
+    labels = {
+        split: np.repeat(np.arange(len(names), dtype=np.int32), [len(f) for f in files[split]]) for split in SPLITS
+    }
+    images = decode_images(
+        [path for split in SPLITS for of_class in files[split] for path in of_class], config.image_size
+    )
+    count = len(labels["train"])
+    return make_dataset(root.resolve().name, (images[:count], labels["train"]), (images[count:], labels["test"]), names)
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    """The sorted names of the class folders, which both splits have to share."""
+    present = {entry.name: entry for entry in _entries(root)}
+    for split in SPLITS:
+        if split not in present or not os.path.isdir(present[split].path):
+            found = ", ".join(sorted(present)[:5]) or "nothing"
+            raise UserError(
+                f"{root} has no folder {split}/ (found: {found}): the layout is PATH/{{train,test}}/CLASS/*.jpg"
+            )
+        _check_link(root, present[split])
+    classes = {}
+    for split in SPLITS:
+        folders = [entry for entry in _entries(root / split) if os.path.isdir(entry.path)]
+        for entry in folders:
+            _check_link(root, entry)
+        if not folders:
+            raise UserError(f"{root / split} has no class folders: the layout is PATH/{{train,test}}/CLASS/*.jpg")
+        classes[split] = {entry.name for entry in folders}
+    for split, other in (SPLITS, SPLITS[::-1]):
+        lonely = sorted(classes[split] - classes[other])
+        if lonely:
+            raise UserError(
+                f"{root}: class {', '.join(lonely[:5])} is only in {split}/, not in {other}/; every class needs both"
+            )
+    return tuple(sorted(classes["train"]))
+
+
+def _image_files(root: Path, folder: Path) -> list[str]:
+    """The paths of the images in one class folder, sorted by name."""
+    paths = []
+    for entry in _entries(folder):
+        if not entry.name.lower().endswith(SUFFIXES):
+            continue
+        _check_link(root, entry)
+        if entry.is_file():
+            paths.append(entry.path)
+    if not paths:
+        raise UserError(
+            f"{folder} has no images ({', '.join(SUFFIXES)}): add some or remove the class from both splits"
+        )
+    return paths
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    """What is in `folder`, sorted by name, without hidden entries (such as the ._ files of macOS archives)."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"cannot list the folder {folder}: {error.strerror}") from error
+
+
+def _check_link(root: Path, entry: os.DirEntry) -> None:
+    """Raises `UserError` when `entry` is a symbolic link that leads nowhere or out of `root`."""
+    if not entry.is_symlink():
+        return
+    target = Path(os.path.realpath(entry.path))
+    if not target.is_relative_to(os.path.realpath(root)):
+        raise UserError(f"{entry.path} is a symbolic link out of {root}, to {target}: copy the images into the folder")
+    if not os.path.exists(target):
+        raise UserError(f"{entry.path} is a symbolic link to {target}, which does not exist: remove or mend it")

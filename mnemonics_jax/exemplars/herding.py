@@ -1,0 +1,70 @@
+"""Herding: exemplars whose running mean follows the class mean of the features (Rebuffi et al., CVPR 2017)."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from mnemonics_jax.exemplars.base import Exemplars
+
+# Classes herded in one call. Fewer are padded, so every phase runs the same program.
+_GROUP = 32
+
+
+@dataclass(frozen=True)
+class Herding(Exemplars):
+    """iCaRL's greedy choice: a prefix of the order is itself a herding set."""
+
+    name: ClassVar[str] = "herding"
+    needs_features: ClassVar[bool] = True
+
+    def choose(
+        self, features: list[Float[np.ndarray, "_ feature"]], amount: int, room: int, rng: np.random.Generator
+    ) -> list[Int[np.ndarray, " amount"]]:
+        """Herds every class; `rng` is not used."""
+        del rng
+        return herd_classes(features, amount, room)
+
+
+@partial(jax.jit, static_argnames="amount")
+def herd(
+    features: Float[Array, "classes sample feature"], valid: Bool[Array, "classes sample"], amount: int
+) -> Int[Array, "classes {amount}"]:
+    """For each class the greedy picks p_k = argmin_x ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖ over images not yet picked.
+
+    φ are unit features and μ their mean over the valid rows, so the minimum is the largest φ(x)·(k μ − Σ_{j<k} φ(p_j)).
+    """
+
+    def one(rows: Float[Array, "sample feature"], usable: Bool[Array, "sample"]) -> Int[Array, "{amount}"]:
+        norms = jnp.linalg.norm(rows, axis=1, keepdims=True)
+        unit = jnp.where(usable[:, None], rows / jnp.maximum(norms, 1e-12), 0)
+        mean = unit.sum(axis=0) / jnp.maximum(usable.sum(), 1)
+
+        def pick(carry: tuple, _: None) -> tuple[tuple, Int[Array, ""]]:
+            target, free = carry
+            best = jnp.argmax(jnp.where(free, unit @ target, -jnp.inf))
+            return (target + mean - unit[best], free.at[best].set(False)), best
+
+        _, picks = jax.lax.scan(pick, (mean, usable), None, length=amount)
+        return picks
+
+    return jax.vmap(one)(features, valid)
+
+
+def herd_classes(
+    features: list[Float[np.ndarray, "_ feature"]], amount: int, room: int
+) -> list[Int[np.ndarray, " amount"]]:
+    """`herd` for classes of different sizes, from `amount` to `room` images each."""
+    picks: list[Int[np.ndarray, " amount"]] = []
+    for start in range(0, len(features), _GROUP):
+        group = features[start : start + _GROUP]
+        padded = np.zeros((_GROUP, room, group[0].shape[1]), np.float32)
+        valid = np.zeros((_GROUP, room), bool)
+        for row, rows in enumerate(group):
+            padded[row, : len(rows)], valid[row, : len(rows)] = rows, True
+        picks += list(np.asarray(herd(padded, valid, amount))[: len(group)])
+    return picks

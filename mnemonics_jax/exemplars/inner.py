@@ -1,0 +1,158 @@
+"""The inner loop: fit a model to exemplars. Θ^E is made by it, and learned exemplars are learned for it."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Shaped, UInt32
+
+from mnemonics_jax import bilevel
+from mnemonics_jax.data.augment import Augmentation
+from mnemonics_jax.data.batches import endless
+from mnemonics_jax.exemplars.base import Exemplars
+from mnemonics_jax.exemplars.memory import Memory
+from mnemonics_jax.methods.losses import cross_entropy
+from mnemonics_jax.nets import scope_of
+from mnemonics_jax.nets.classifier import Classifier, Variables, apply, apply_head, init, reset_head
+
+
+class InnerBatches(NamedTuple):
+    """T inner batches of b exemplars: flat slots of the memory and their weights (zero for slots not in use)."""
+
+    slots: Int32[Array | np.ndarray, "steps batch"]
+    weights: Float[Array | np.ndarray, "steps batch"]
+
+
+class Models(NamedTuple):
+    """The models an inner loop may start from: Θ_i, and Θ_{i-1} (in phase 0 the initial network)."""
+
+    current: Variables
+    previous: Variables
+
+
+@dataclass(frozen=True)
+class InnerProgram:
+    """The static half of the inner loop: one compilation for each value."""
+
+    net: Classifier
+    settings: Exemplars
+    augmentation: Augmentation
+
+    def prepare_images(
+        self, key: PRNGKeyArray, images: Shaped[Array, "batch height width channel"]
+    ) -> Float[Array, "batch height width channel"]:
+        """Exemplars as the network gets them in an inner step."""
+        return (
+            self.augmentation.train(key, images) if self.settings.inner_augment else self.augmentation.evaluate(images)
+        )
+
+
+def draw_batches(settings: Exemplars, memory: Memory, rng: np.random.Generator) -> InnerBatches:
+    """The batches of one inner loop: the whole memory at every step, or shuffled cuts of the slots in use."""
+    used = memory.used.reshape(-1)
+    if settings.inner_batch is None:
+        slots = np.arange(len(used), dtype=np.int32)
+        weights = used.astype(np.float32)
+        return InnerBatches(
+            np.broadcast_to(slots, (settings.unroll_length, len(slots))),
+            np.broadcast_to(weights, (settings.unroll_length, len(slots))),
+        )
+    order = endless(memory.slots(), rng, settings.inner_batch)
+    slots = np.stack([next(order) for _ in range(settings.unroll_length)]).astype(np.int32)
+    return InnerBatches(slots, np.ones(slots.shape, np.float32))
+
+
+def start_point(program: InnerProgram, key: PRNGKeyArray, models: Models, shape: tuple[int, int, int]) -> Variables:
+    """Where the inner loop starts, by `inner_init`. `shape` is (height, width, channel)."""
+    net, current = program.net, models.current
+    match program.settings.inner_init:
+        case "current":
+            return current
+        case "previous":
+            return models.previous
+        case "reset_head":
+            return current._replace(params=reset_head(net, key, current.params))
+        case "fresh":
+            return init(net, key, shape)
+        case "partly_reset":
+            new = init(net, key, shape)
+            chosen = scope_of(current.params, "last_stage")
+            return current._replace(
+                params=jax.tree.map(lambda pick, n, c: n if pick else c, chosen, new.params, current.params)
+            )
+        case "perturbed":
+            leaves, structure = jax.tree.flatten(current.params)
+            keys = jax.random.split(key, len(leaves))
+            # A tenth of each array's own spread: enough to leave the minimum, not enough to lose the features.
+            noisy = [
+                p + 0.1 * p.std() * jax.random.normal(k, p.shape, p.dtype) for p, k in zip(leaves, keys, strict=True)
+            ]
+            return current._replace(params=jax.tree.unflatten(structure, noisy))
+
+
+def fit(
+    program: InnerProgram,
+    start: Variables,
+    pixels: Shaped[Array, "slots height width channel"],
+    labels: Int[Array, "slots"],
+    seen: Bool[Array, "classes"],
+    batches: InnerBatches,
+    key: PRNGKeyArray,
+) -> Variables:
+    """Θ'(E): T steps of SGD on the exemplars' cross-entropy over the classes seen, differentiable by `pixels`.
+
+    BatchNorm uses inference statistics, which stay as they are: an inner batch is too small to estimate them.
+    """
+    settings, net = program.settings, program.net
+    trained, fixed = _split(start.params, scope_of(start.params, settings.inner_scope))
+    optimizer = optax.sgd(settings.inner_learning_rate, settings.inner_momentum or None)
+
+    def merged(trained: dict) -> Variables:
+        return start._replace(params=unflatten_dict({**trained, **fixed}))
+
+    def mean_loss(logits: Float[Array, "batch classes"], batch: InnerBatches) -> Float[Array, ""]:
+        losses = cross_entropy(logits, labels[batch.slots], seen)
+        return (losses * batch.weights).sum() / batch.weights.sum()
+
+    if settings.inner_scope == "head":
+        # The features do not move, so each image passes through the backbone once, not once a step.
+        features = apply(net, start, program.prepare_images(key, pixels)).features
+
+        def head_loss(trained: dict, features: Float[Array, "slots feature"], batch: InnerBatches) -> Float[Array, ""]:
+            return mean_loss(apply_head(net, merged(trained).params, features[batch.slots]).logits, batch)
+
+        return merged(bilevel.unroll(head_loss, optimizer, trained, features, batches, config=settings.unroll()))
+
+    def loss(trained: dict, pixels: Shaped[Array, "slots ..."], batch: tuple) -> Float[Array, ""]:
+        batch, step_key = batch
+        images = program.prepare_images(step_key, pixels[batch.slots])
+        return mean_loss(apply(net, merged(trained), images).logits, batch)
+
+    keys = jax.random.split(key, settings.unroll_length)
+    return merged(bilevel.unroll(loss, optimizer, trained, pixels, (batches, keys), config=settings.unroll()))
+
+
+def _split(params: dict, chosen: dict) -> tuple[dict, dict]:
+    """Params as two flat dicts, those to train and those to leave."""
+    flat, chosen = flatten_dict(params), flatten_dict(chosen)
+    return {k: v for k, v in flat.items() if chosen[k]}, {k: v for k, v in flat.items() if not chosen[k]}
+
+
+@partial(jax.jit, static_argnames="program")
+def fit_model(
+    program: InnerProgram,
+    models: Models,
+    images: Shaped[Array | np.ndarray, "slots height width channel"],
+    labels: Int[Array | np.ndarray, "slots"],
+    seen: Bool[Array | np.ndarray, "classes"],
+    batches: InnerBatches,
+    key: UInt32[Array | np.ndarray, "2"],
+) -> Variables:
+    """Θ^E: the inner loop's result on the memory as it is stored."""
+    start_key, fit_key = jax.random.split(jax.random.wrap_key_data(key))
+    start = start_point(program, start_key, models, images.shape[1:])
+    return fit(program, start, images, labels, seen, batches, fit_key)

@@ -1,0 +1,55 @@
+"""The exemplar memory: room for every class of the stream from the start, so that its shape never changes."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, Shaped
+
+
+class Memory(NamedTuple):
+    """Exemplar images by class position and slot; the first `counts[c]` slots of class c are in use.
+
+    Images are uint8, or float32 in [0, 1] where learned exemplars are kept unrounded.
+    """
+
+    images: Shaped[np.ndarray, "classes slot height width channel"]
+    counts: Int32[np.ndarray, "classes"]
+
+    @property
+    def used(self) -> Bool[np.ndarray, "classes slot"]:
+        """Which slots are in use."""
+        return np.arange(self.images.shape[1]) < self.counts[:, None]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the images in use, as stored."""
+        return int(self.counts.sum()) * int(np.prod(self.images.shape[2:])) * self.images.dtype.itemsize
+
+    def slots(self) -> Int[np.ndarray, "exemplar"]:
+        """Flat indices (class · M + slot) of the exemplars in use."""
+        return np.flatnonzero(self.used)
+
+    def labels(self) -> Int32[np.ndarray, "slots"]:
+        """Class position of every flat slot, in use or not."""
+        classes, capacity = self.images.shape[:2]
+        return np.repeat(np.arange(classes, dtype=np.int32), capacity)
+
+
+def empty(num_classes: int, capacity: int, image_shape: tuple[int, int, int], dtype: type = np.uint8) -> Memory:
+    """A memory with room for `capacity` exemplars of each class and none in use."""
+    return Memory(np.zeros((num_classes, capacity, *image_shape), dtype), np.zeros(num_classes, np.int32))
+
+
+def shrink(memory: Memory, budget: int) -> Memory:
+    """Every class cut to its first `budget` exemplars; freed slots are zeroed."""
+    counts = np.minimum(memory.counts, np.int32(budget))
+    keep = np.arange(memory.images.shape[1]) < counts[:, None]
+    return Memory(np.where(keep[..., None, None, None], memory.images, 0).astype(memory.images.dtype), counts)
+
+
+def add_class(memory: Memory, position: int, images: Shaped[np.ndarray, "exemplar height width channel"]) -> Memory:
+    """`images` (uint8) stored as the exemplars of the class at `position`."""
+    stored, counts = memory.images.copy(), memory.counts.copy()
+    stored[position, : len(images)] = images if stored.dtype == np.uint8 else images / np.float32(255)
+    counts[position] = len(images)
+    return Memory(stored, counts)

@@ -1,0 +1,93 @@
+"""What a method is: a loss, a step before and after training, and a prediction rule. Never a training loop."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mnemonics_jax.nets.classifier import Outputs
+
+
+class Classes(NamedTuple):
+    """Old and new classes of the phase, as masks over all C positions of the class order."""
+
+    old: Bool[Array, "classes"]
+    new: Bool[Array, "classes"]
+
+    @property
+    def seen(self) -> Bool[Array, "classes"]:
+        """Old and new classes together."""
+        return self.old | self.new
+
+
+class Bias(NamedTuple):
+    """Correction `scale · logit + shift` of each class's logit (BiC); one and zero leave logits as they are."""
+
+    scale: Float[Array, "classes"]
+    shift: Float[Array, "classes"]
+
+    def correct(self, logits: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
+        """The corrected logits."""
+        return logits * self.scale + self.shift
+
+
+class LossInputs(NamedTuple):
+    """What a method's loss sees of one batch. `previous` is Θ_{i-1} on the same augmented images (zeros in phase 0)."""
+
+    outputs: Outputs
+    previous: Outputs
+    labels: Int[Array, "batch"]
+    classes: Classes
+    bias: Bias
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods. A subclass is a frozen dataclass whose fields are the method's settings."""
+
+    name: ClassVar[str]
+    head: ClassVar[Literal["linear", "cosine"]] = "linear"
+    predicts_by: ClassVar[Literal["classifier", "nearest_mean"]] = "classifier"
+    uses_memory: ClassVar[bool] = True
+    """Whether exemplars are kept and replayed."""
+    sees_all_data: ClassVar[bool] = False
+    """Whether every phase trains on all data so far (the upper bound)."""
+    imprints: ClassVar[bool] = False
+    """Whether `prepare` wants the new classes' mean features."""
+    holdout: ClassVar[float] = 0.0
+    """Share of the exemplars kept out of training for `calibrate`, with as many new samples a class."""
+
+    def validate(self) -> None:
+        """Raises `UserError` for a setting out of range."""
+
+    def prepare(self, params: dict, class_means: Float[Array, "classes feature"], classes: Classes) -> dict:
+        """Parameters to start the phase from. `class_means` are Θ_{i-1}'s mean unit features of the new classes."""
+        del class_means, classes
+        return params
+
+    def loss(self, inputs: LossInputs) -> Float[Array, ""]:
+        """The training loss, a mean over the batch."""
+        raise NotImplementedError
+
+    def restrict(self, updates: dict, classes: Classes) -> dict:
+        """The parameter updates with those of frozen parameters set to zero."""
+        del classes
+        return updates
+
+    def calibrate(
+        self,
+        logits: Float[Array, "sample classes"],
+        labels: Int[Array, "sample"],
+        weights: Float[Array, "sample"],
+        classes: Classes,
+        bias: Bias,
+    ) -> Bias:
+        """The bias correction fitted on held-out samples after training; only called where `holdout` > 0."""
+        del logits, labels, weights, classes
+        return bias
+
+
+def count(mask: Bool[Array, "classes"]) -> Float[Array, ""]:
+    """How many classes a mask names."""
+    return jnp.sum(mask, dtype=jnp.float32)

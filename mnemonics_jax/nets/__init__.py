@@ -1,0 +1,79 @@
+"""Networks: backbones, heads, and the classifiers made of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+
+from mnemonics_jax import errors
+from mnemonics_jax.nets.classifier import (
+    SCOPES,
+    Classifier,
+    Outputs,
+    Variables,
+    apply,
+    apply_head,
+    apply_train,
+    init,
+    reset_head,
+    scope_of,
+)
+from mnemonics_jax.nets.convnet import ConvNet
+from mnemonics_jax.nets.heads import CosineHead, LinearHead, mask_logits, normalize
+from mnemonics_jax.nets.resnet import ResNet
+
+__all__ = [
+    "NETWORKS",
+    "SCOPES",
+    "Classifier",
+    "ConvNet",
+    "CosineHead",
+    "LinearHead",
+    "NetConfig",
+    "Outputs",
+    "ResNet",
+    "Variables",
+    "apply",
+    "apply_head",
+    "apply_train",
+    "build",
+    "init",
+    "mask_logits",
+    "normalize",
+    "reset_head",
+    "scope_of",
+]
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """Which network learns."""
+
+    name: str = "convnet"
+    """convnet: one convolution in each stage, for small images; resnet32: the CIFAR ResNet of 32 layers."""
+    widths: tuple[int, ...] = (32, 64, 128)
+    """Channels of each stage; convnet only."""
+
+
+NETWORKS: Mapping[str, Callable[[NetConfig, bool], nn.Module]] = {
+    "convnet": lambda config, last_relu: ConvNet(widths=tuple(config.widths), last_relu=last_relu),
+    "resnet32": lambda config, last_relu: ResNet(last_relu=last_relu),
+}
+"""Backbones by name, each from (config, whether it ends in a ReLU)."""
+
+_HEADS = {"linear": LinearHead, "cosine": CosineHead}
+
+
+def build(config: NetConfig, num_classes: int, head: Literal["linear", "cosine"]) -> Classifier:
+    """The classifier a config names; its backbone ends in a ReLU only under a linear head.
+
+    Raises:
+        UserError: if the network is unknown or its widths are not positive.
+    """
+    if config.name not in NETWORKS:
+        raise errors.unknown_name("network", config.name, NETWORKS)
+    if not config.widths or min(config.widths) < 1:
+        raise errors.UserError(f"network widths {config.widths}: give one positive number for each stage")
+    backbone = NETWORKS[config.name](config, head == "linear")
+    return Classifier(backbone=backbone, head=_HEADS[head](num_classes))

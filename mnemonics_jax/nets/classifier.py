@@ -1,0 +1,97 @@
+"""A backbone with a head as pure functions of plain pytrees."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+
+from mnemonics_jax import errors
+
+SCOPES = ("head", "last_stage", "all")
+"""What an inner loop can train: the head; the head and the last stage of the backbone; everything."""
+
+
+class Outputs(NamedTuple):
+    """What a classifier computes: `logits` for losses, `scores` as the head ranks classes (cosines, if it has them)."""
+
+    logits: Float[Array, "batch classes"]
+    scores: Float[Array, "batch classes"]
+    features: Float[Array, "batch features"]
+
+
+class Variables(NamedTuple):
+    """Trained parameters {"backbone", "head"} and running batch statistics {"backbone"}, as plain nested dicts."""
+
+    params: dict
+    batch_stats: dict
+
+
+class Classifier(nn.Module):
+    """A backbone (images to features) and a head (features to logits and scores).
+
+    Equal by value and hashable, like every Flax module, so it can be a static argument of a jitted function.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+
+    def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Outputs:
+        """Outputs with batch statistics if `train`, else with running ones."""
+        features = self.backbone(x, train)
+        logits, scores = self.head(features)
+        return Outputs(logits, scores, features)
+
+
+def init(net: Classifier, key: PRNGKeyArray | UInt32[Array, "2"], image_shape: tuple[int, int, int]) -> Variables:
+    """Initial variables for images of `image_shape` (height, width, channels)."""
+    variables = net.init(key, jnp.zeros((1, *image_shape)), train=False)
+    return Variables(variables["params"], variables.get("batch_stats", {}))
+
+
+def apply(net: Classifier, variables: Variables, x: Float[Array, "batch height width channel"]) -> Outputs:
+    """Outputs in inference: running statistics, nothing updated."""
+    return net.apply(variables._asdict(), x, train=False)
+
+
+def apply_train(
+    net: Classifier, variables: Variables, x: Float[Array, "batch height width channel"]
+) -> tuple[Outputs, dict]:
+    """Outputs with the batch's own statistics, and the running statistics updated by them."""
+    outputs, updated = net.apply(variables._asdict(), x, train=True, mutable=["batch_stats"])
+    return outputs, updated.get("batch_stats", {})
+
+
+def apply_head(net: Classifier, params: dict, features: Float[Array, "batch features"]) -> Outputs:
+    """Outputs of the head alone, for features already computed."""
+    logits, scores = net.head.apply({"params": params["head"]}, features)
+    return Outputs(logits, scores, features)
+
+
+def reset_head(net: Classifier, key: PRNGKeyArray | UInt32[Array, "2"], params: dict) -> dict:
+    """`params` with a freshly initialised head."""
+    width = params["head"]["kernel"].shape[0]
+    return params | {"head": net.head.init(key, jnp.zeros((1, width)))["params"]}
+
+
+def scope_of(params: dict, scope: str) -> dict:
+    """A tree like `params` with Python bools for leaves: whether a loop of that scope trains the leaf.
+
+    Args:
+        params: a classifier's parameters; its backbone's stages are named stage_0, stage_1, ...
+        scope: one of `SCOPES`.
+
+    Raises:
+        UserError: for any other scope.
+    """
+    if scope not in SCOPES:
+        raise errors.unknown_name("scope", scope, SCOPES)
+    stages = [name for name in params["backbone"] if name.startswith("stage_")]
+    last = max(stages, key=lambda name: int(name.removeprefix("stage_")))
+
+    def trained(path: tuple, _: object) -> bool:
+        part, name = path[0].key, path[1].key
+        return scope == "all" or part == "head" or (scope == "last_stage" and name == last)
+
+    return jax.tree_util.tree_map_with_path(trained, params)

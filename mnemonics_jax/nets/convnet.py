@@ -1,0 +1,34 @@
+"""A small plain convolutional network, for small images and quick runs."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from mnemonics_jax.nets.layers import BatchNorm, Conv
+
+
+class _Stage(nn.Module):
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
+        return BatchNorm(name="bn")(Conv(self.width, 3, self.stride, name="conv")(x), train)
+
+
+class ConvNet(nn.Module):
+    """Stages of 3×3 convolution, batch normalisation and ReLU, each after the first halving the image; then the mean.
+
+    Without `last_relu` the features can be negative, which a cosine classifier needs to use the whole sphere.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128)
+    last_relu: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Float[Array, "batch features"]:
+        """Features [batch, widths[-1]]: the mean of the last stage over all positions."""
+        for i, width in enumerate(self.widths):
+            x = _Stage(width, stride=1 if i == 0 else 2, name=f"stage_{i}")(x, train)
+            if self.last_relu or i < len(self.widths) - 1:
+                x = nn.relu(x)
+        return x.mean((1, 2))

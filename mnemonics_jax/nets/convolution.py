@@ -1,0 +1,209 @@
+"""Two-dimensional convolution whose derivatives of every order are fast on CPU, also inside `jax.lax.scan`.
+
+Convolution y = x ∗ k is bilinear, and so are the two maps its reverse mode needs. With a cotangent ȳ of y,
+
+    x̄ = input_gradient(ȳ, k),    k̄ = kernel_gradient(x, ȳ).
+
+The three maps are the partial transposes of one trilinear form ⟨ȳ, x ∗ k⟩, so the derivatives of each are the other
+two: the custom derivative rules below call each other and nothing else, and a gradient of a gradient is made of the
+same three programs. Only reverse mode is defined (`jax.grad`, `jax.vjp`, at any depth), not `jax.jvp`.
+
+XLA's CPU backend has a fast program for a plain forward convolution only; what automatic differentiation of
+`jax.lax.conv_general_dilated` produces (dilations, or the batch as contracted channels) is many times slower, most of
+all inside a loop. The CPU branches are therefore written as forward convolutions and matrix products. Every other
+platform takes its vendor's convolution and that convolution's own gradients. The choice is made at lowering.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+class _Geometry(NamedTuple):
+    """What the array arguments of a map alone do not tell: static, hashable."""
+
+    height: int
+    width: int
+    size: int
+    stride: int
+
+    @property
+    def pad(self) -> int:
+        return self.size // 2
+
+    def taps(self, phase: int) -> range:
+        """The kernel positions that touch input positions ≡ phase modulo the stride.
+
+        Output j reads input stride·j + tap − pad, so input stride·i + phase meets output j for the taps with
+        tap ≡ phase + pad, and j = i + (phase + pad − tap) / stride.
+        """
+        return range((phase + self.pad) % self.stride, self.size, self.stride)
+
+
+def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c o"], stride: int = 1) -> Float[Array, "n h2 w2 o"]:
+    """Cross-correlation y[n,i,j,o] = Σ_{a,b,c} x[n, s·i+a−p, s·j+b−p, c] · kernel[a,b,c,o], p = k // 2, zeros outside.
+
+    Args:
+        x: images or feature maps, any floating dtype.
+        kernel: filters of the same dtype; k is odd.
+        stride: s, 1 or 2.
+
+    Returns:
+        Feature maps of ⌈h/s⌉ × ⌈w/s⌉ in the dtype of `x`.
+
+    Raises:
+        ValueError: if k is even or the stride is neither 1 nor 2.
+    """
+    size = kernel.shape[0]
+    if size % 2 == 0 or stride not in (1, 2):
+        raise ValueError(f"convolve takes odd kernels with stride 1 or 2, got kernel size {size} and stride {stride}")
+    if size == 1:
+        return jnp.einsum("nhwc,co->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
+    return _forward(_Geometry(x.shape[1], x.shape[2], size, stride), x, kernel)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _forward(geometry: _Geometry, x: Float[Array, "n h w c"], kernel: Float[Array, "k k c o"]) -> Array:
+    return _vendor_forward(geometry, x, kernel)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _input_gradient(geometry: _Geometry, y_bar: Float[Array, "n h2 w2 o"], kernel: Float[Array, "k k c o"]) -> Array:
+    return lax.platform_dependent(
+        y_bar,
+        kernel,
+        cpu=partial(_cpu_input_gradient, geometry),
+        default=partial(_vendor_input_gradient, geometry),
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _kernel_gradient(geometry: _Geometry, x: Float[Array, "n h w c"], y_bar: Float[Array, "n h2 w2 o"]) -> Array:
+    return lax.platform_dependent(
+        x,
+        y_bar,
+        cpu=partial(_cpu_kernel_gradient, geometry),
+        default=partial(_vendor_kernel_gradient, geometry),
+    )
+
+
+def _forward_transposed(geometry: _Geometry, saved: tuple[Array, Array], y_bar: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    return _input_gradient(geometry, y_bar, kernel), _kernel_gradient(geometry, x, y_bar)
+
+
+def _input_gradient_transposed(geometry: _Geometry, saved: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
+    y_bar, kernel = saved
+    return _forward(geometry, x, kernel), _kernel_gradient(geometry, x, y_bar)
+
+
+def _kernel_gradient_transposed(geometry: _Geometry, saved: tuple[Array, Array], kernel: Array) -> tuple[Array, Array]:
+    x, y_bar = saved
+    return _input_gradient(geometry, y_bar, kernel), _forward(geometry, x, kernel)
+
+
+_forward.defvjp(lambda geometry, x, kernel: (_forward(geometry, x, kernel), (x, kernel)), _forward_transposed)
+_input_gradient.defvjp(
+    lambda geometry, y_bar, kernel: (_input_gradient(geometry, y_bar, kernel), (y_bar, kernel)),
+    _input_gradient_transposed,
+)
+_kernel_gradient.defvjp(
+    lambda geometry, x, y_bar: (_kernel_gradient(geometry, x, y_bar), (x, y_bar)), _kernel_gradient_transposed
+)
+
+
+def _vendor_forward(geometry: _Geometry, x: Array, kernel: Array) -> Array:
+    return _correlate(x, kernel, (geometry.pad, geometry.pad), geometry.stride)
+
+
+def _vendor_input_gradient(geometry: _Geometry, y_bar: Array, kernel: Array) -> Array:
+    x = jax.ShapeDtypeStruct((y_bar.shape[0], geometry.height, geometry.width, kernel.shape[2]), y_bar.dtype)
+    (x_bar,) = jax.linear_transpose(lambda x: _vendor_forward(geometry, x, kernel), x)(y_bar)
+    return x_bar
+
+
+def _vendor_kernel_gradient(geometry: _Geometry, x: Array, y_bar: Array) -> Array:
+    kernel = jax.ShapeDtypeStruct((geometry.size, geometry.size, x.shape[3], y_bar.shape[3]), x.dtype)
+    (kernel_bar,) = jax.linear_transpose(lambda kernel: _vendor_forward(geometry, x, kernel), kernel)(y_bar)
+    return kernel_bar
+
+
+def _cpu_input_gradient(geometry: _Geometry, y_bar: Array, kernel: Array) -> Array:
+    """One forward convolution of ȳ per phase of the input positions, interleaved: no multiplication by a known zero."""
+    stride = geometry.stride
+    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+
+    def phase_of(row: int, column: int) -> Array:
+        rows, columns = geometry.taps(row), geometry.taps(column)
+        taps = mirrored[_mirror(rows, geometry.size)][:, _mirror(columns, geometry.size)]
+        return _correlate(y_bar, taps, _phase_padding(geometry, row), 1, _phase_padding(geometry, column))
+
+    phases = jnp.stack([jnp.stack([phase_of(r, c) for c in range(stride)], 3) for r in range(stride)], 2)
+    n, rows, _, columns, _, channels = phases.shape
+    return phases.reshape(n, rows * stride, columns * stride, channels)[:, : geometry.height, : geometry.width]
+
+
+def _cpu_kernel_gradient(geometry: _Geometry, x: Array, y_bar: Array) -> Array:
+    """Column shifts of x joined along channels against row shifts of ȳ: one matrix product per phase of the rows.
+
+    Splitting the k² shifts between the two sides copies each array k times rather than one of them k² times, and the
+    product [k·c, pixels] · [pixels, k·o] has a better shape than k² products of [c, pixels] · [pixels, o].
+    """
+    size, stride, pad = geometry.size, geometry.stride, geometry.pad
+    _, rows, columns, o = y_bar.shape
+    c = x.shape[3]
+    shifted = jnp.concatenate([_shift(x, 2, tap - pad, columns, stride) for tap in range(size)], -1)
+    by_tap = {}
+    for phase in range(stride):
+        taps = geometry.taps(phase)
+        left = _shift(shifted, 1, phase, rows, stride)
+        right = jnp.concatenate([_shift(y_bar, 1, (phase + pad - tap) // stride, rows, 1) for tap in taps], -1)
+        product = _contract_pixels(left, right)
+        by_tap |= dict(zip(taps, product.reshape(size, c, len(taps), o).transpose(2, 0, 1, 3), strict=True))
+    return jnp.stack([by_tap[tap] for tap in range(size)]).astype(x.dtype)
+
+
+def _correlate(
+    x: Array, kernel: Array, pad_rows: tuple[int, int], stride: int, pad_columns: tuple[int, int] | None = None
+) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        (pad_rows, pad_rows if pad_columns is None else pad_columns),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _mirror(taps: range, size: int) -> slice:
+    """The slice of a mirrored axis that holds `taps`, in mirrored order."""
+    return slice(size - 1 - taps[-1], size - taps[0], taps.step)
+
+
+def _phase_padding(geometry: _Geometry, phase: int) -> tuple[int, int]:
+    """Padding of ȳ for which correlating with the mirrored taps of a phase gives that phase of x̄, as long as ȳ."""
+    taps = geometry.taps(phase)
+    before = len(taps) - 1 - (phase + geometry.pad - taps[0]) // geometry.stride
+    return before, len(taps) - 1 - before
+
+
+def _shift(x: Array, axis: int, start: int, length: int, stride: int) -> Array:
+    """x[start + stride·i] along `axis` for i < length, zero where that lies outside (start may be negative)."""
+    padding = [(0, 0, 0)] * x.ndim
+    padding[axis] = (-start, start + stride * (length - 1) + 1 - x.shape[axis], 0)
+    return lax.slice_in_dim(lax.pad(x, jnp.zeros((), x.dtype), padding), 0, None, stride, axis)
+
+
+def _contract_pixels(left: Float[Array, "n h w p"], right: Float[Array, "n h w q"]) -> Float[Array, "p q"]:
+    """Σ_{n,h,w} left · right, summed in at least float32: it is too long a sum for 16 bits."""
+    # One flat contracted axis: over three axes XLA first transposes both sides, at several times the product's cost.
+    return lax.dot_general(
+        left.reshape(-1, left.shape[3]),
+        right.reshape(-1, right.shape[3]),
+        (((0,), (0,)), ((), ())),
+        preferred_element_type=jnp.promote_types(left.dtype, jnp.float32),
+    )

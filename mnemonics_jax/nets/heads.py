@@ -1,0 +1,71 @@
+"""Classifier heads: linear, and cosine as in LUCIR (Hou et al., CVPR 2019); and the mask of unseen classes."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+_TINY_SQUARED_NORM = 1e-12
+_UNSEEN = -1e9
+
+
+def _uniform(key: Array, shape: tuple[int, int]) -> Array:
+    """Uniform in ±1/√features for a kernel [features, classes]."""
+    bound = shape[0] ** -0.5
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
+class LinearHead(nn.Module):
+    """logits = f·W + b. At first kernel W [features, classes] is uniform in ±1/√features and bias b [classes] zero."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "batch features"]
+    ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch classes"]]:
+        """(logits, scores); here both are the same."""
+        kernel = self.param("kernel", _uniform, (features.shape[-1], self.num_classes))
+        bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
+        logits = features @ kernel.astype(features.dtype) + bias.astype(features.dtype)
+        return logits, logits
+
+
+class CosineHead(nn.Module):
+    """logits = σ·cos(f, w_c), w_c the columns of the kernel [features, classes]: at first in ±1/√features, σ 1."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "batch features"]
+    ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch classes"]]:
+        """(logits, scores) with scores the cosines in [−1, 1] and logits = σ·scores."""
+        kernel = self.param("kernel", _uniform, (features.shape[-1], self.num_classes))
+        sigma = self.param("sigma", nn.initializers.ones, ())
+        scores = normalize(features, axis=-1) @ normalize(kernel.astype(features.dtype), axis=0)
+        return sigma.astype(features.dtype) * scores, scores
+
+
+def normalize(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
+    """x / ‖x‖₂ along `axis`, in the dtype of `x`.
+
+    A vector shorter than 1e-6 has no usable direction: it becomes zero, and so do its derivatives of every order.
+    """
+    squared = jnp.sum(jnp.square(x), axis, keepdims=True, dtype=jnp.promote_types(x.dtype, jnp.float32))
+    directed = squared > _TINY_SQUARED_NORM
+    # The inner `where` keeps rsqrt away from zero: its infinite derivative times the outer zero would be NaN.
+    scale = jnp.where(directed, lax.rsqrt(jnp.where(directed, squared, 1.0)), 0.0)
+    return x * scale.astype(x.dtype)
+
+
+def mask_logits(
+    logits: Float[Array, "*batch classes"], seen: Bool[Array, " classes"]
+) -> Float[Array, "*batch classes"]:
+    """Logits with those of unseen classes at −1e9 (half the lowest value where the dtype ends before that).
+
+    The value is finite, so that differences of two masked logits are not NaN; unseen logits get no gradient.
+    """
+    floor = max(_UNSEEN, float(jnp.finfo(logits.dtype).min) / 2)
+    return jnp.where(seen, logits, jnp.asarray(floor, logits.dtype))

@@ -1,0 +1,66 @@
+"""Residual networks for CIFAR-sized images (He et al. 2016, section 4.2), as class-incremental learning uses them."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from mnemonics_jax.nets.layers import BatchNorm, Conv
+
+
+class _Stem(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h w o"]:
+        return nn.relu(BatchNorm(name="bn")(Conv(self.width, 3, name="conv")(x), train))
+
+
+class _Block(nn.Module):
+    """Two 3×3 convolutions beside the identity, or beside a 1×1 convolution where the shape changes."""
+
+    width: int
+    stride: int
+    last_relu: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
+        y = nn.relu(BatchNorm(name="bn_0")(Conv(self.width, 3, self.stride, name="conv_0")(x), train))
+        y = BatchNorm(name="bn_1")(Conv(self.width, 3, name="conv_1")(y), train)
+        if x.shape != y.shape:
+            shortcut = Conv(self.width, 1, self.stride, name="shortcut_conv")(x)
+            x = BatchNorm(name="shortcut_bn")(shortcut, train)
+        return nn.relu(x + y) if self.last_relu else x + y
+
+
+class _Stage(nn.Module):
+    width: int
+    blocks: int
+    stride: int
+    last_relu: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
+        for i in range(self.blocks):
+            relu = self.last_relu or i < self.blocks - 1
+            x = _Block(self.width, self.stride if i == 0 else 1, relu, name=f"block_{i}")(x, train)
+        return x
+
+
+class ResNet(nn.Module):
+    """A stem and stages of basic blocks, each stage after the first halving the image; then the mean over positions.
+
+    Five blocks in each of three stages make ResNet-32 (2·3·5 convolutions, the stem and the classifier). Without
+    `last_relu` the last block ends in the sum, so that features can be negative, as LUCIR's cosine classifier wants.
+    """
+
+    blocks_per_stage: int = 5
+    widths: tuple[int, ...] = (16, 32, 64)
+    last_relu: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Float[Array, "batch features"]:
+        """Features [batch, widths[-1]]."""
+        x = _Stem(self.widths[0], name="stem")(x, train)
+        for i, width in enumerate(self.widths):
+            relu = self.last_relu or i < len(self.widths) - 1
+            x = _Stage(width, self.blocks_per_stage, 1 if i == 0 else 2, relu, name=f"stage_{i}")(x, train)
+        return x.mean((1, 2))

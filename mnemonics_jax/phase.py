@@ -1,0 +1,237 @@
+"""One phase of class-incremental learning as a function: `PhaseState` in, `PhaseState` out."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, Int32
+
+from mnemonics_jax.exemplars import memory as memories
+from mnemonics_jax.exemplars.inner import Models, draw_batches, fit_model
+from mnemonics_jax.exemplars.memory import Memory
+from mnemonics_jax.exemplars.mnemonics import Mnemonics, learn
+from mnemonics_jax.inference import by_classifier, by_nearest_mean, class_means, embed, exemplar_means
+from mnemonics_jax.methods import Bias, Classes, Method
+from mnemonics_jax.metrics import right_by_group
+from mnemonics_jax.nets.classifier import Variables
+from mnemonics_jax.rng import Use, generator, stream_key
+from mnemonics_jax.state import PhaseState, Setup
+from mnemonics_jax.training import Context, Progress, train
+from mnemonics_jax.watch import Watch
+
+
+class _Samples(NamedTuple):
+    """Indices of a phase's training samples, and of those held out for calibration."""
+
+    train: Int[np.ndarray, "sample"]
+    held: Int[np.ndarray, "sample"]
+
+
+def run_phase(setup: Setup, state: PhaseState, watch: Watch) -> PhaseState:
+    """Trains Θ_i, makes the new classes' exemplars, fits Θ_i^E to all exemplars and evaluates both models.
+
+    Raises `NumbersError` when a loss or gradient is not finite; `state` is then as it was.
+    """
+    setup.train_store.hold(state.memory.images)
+    samples = _split(setup, state)
+    variables = _train_model(setup, state, samples.train, watch)
+    bias = _calibrate(setup, state, variables, samples.held)
+    state = state._replace(variables=variables, previous=state.variables, bias=bias)
+    if setup.config.method.uses_memory:
+        state = state._replace(memory=_choose(setup, state))
+        state = state._replace(memory=_learn(setup, state, watch))
+        setup.train_store.hold(state.memory.images)
+    phase = int(state.phase)
+    state = state._replace(right=_with_row(state.right, phase, _evaluate(setup, state, state.variables, state.bias)))
+    if setup.config.method.uses_memory:
+        # Θ^E has seen every class equally, so it is judged without the correction of a bias towards new classes.
+        no_bias = Bias(np.ones_like(state.bias.scale), np.zeros_like(state.bias.shift))
+        right = _evaluate(setup, state, _exemplar_model(setup, state), no_bias)
+        state = state._replace(right_exemplar_model=_with_row(state.right_exemplar_model, phase, right))
+    return state._replace(phase=np.asarray(phase + 1, np.int32))
+
+
+def _split(setup: Setup, state: PhaseState) -> _Samples:
+    """The phase's samples. Held out in phases ≥ 1: a share of each class's exemplars, and as many new images."""
+    method, stream, phase = setup.config.method, setup.stream, int(state.phase)
+    fresh = stream.train_indices(phase, joint=method.sees_all_data)
+    kept = setup.first_slot + state.memory.slots()
+    everything = np.concatenate([fresh, kept])
+    amount = _held_amount(method, int(state.memory.counts.max()))
+    if amount == 0 or phase == 0:
+        return _Samples(everything, everything[:0])
+    labels = setup.sample_labels(state.memory)
+    rng = generator(state.key, phase, Use.HOLDOUT)
+    held = np.concatenate(
+        [
+            rng.permutation(group[labels[group] == c])[:amount]
+            for group in (kept, fresh)
+            for c in np.unique(labels[group])
+        ]
+    )
+    # Where a class has a single exemplar it serves both ends: without it the class would vanish from training.
+    single = kept[state.memory.counts[labels[kept]] == 1]
+    return _Samples(np.union1d(np.setdiff1d(everything, held), single), held)
+
+
+def _held_amount(method: Method, exemplars: int) -> int:
+    return max(1, round(method.holdout * exemplars)) if method.holdout and exemplars else 0
+
+
+def _train_model(setup: Setup, state: PhaseState, indices: Int[np.ndarray, "sample"], watch: Watch) -> Variables:
+    config, stream, phase = setup.config, setup.stream, int(state.phase)
+    classes = Classes(*stream.masks(phase))
+    start = state.variables
+    if config.method.imprints:
+        fresh = stream.train_indices(phase)
+        features = embed(setup.net, setup.augmentation, start, setup.train_store, fresh).features
+        means = class_means(features, stream.train_labels[fresh], stream.num_classes)
+        start = start._replace(params=_prepare(config.method, start.params, means, classes))
+    epochs_logged = 0
+
+    def report(progress: Progress) -> None:
+        nonlocal epochs_logged
+        values = {"epoch": progress.epoch, "loss": progress.loss, "accuracy": progress.accuracy}
+        watch.advance(progress.done, **values)
+        if progress.epoch > epochs_logged:
+            epochs_logged = progress.epoch
+            watch.event("train", phase, step=progress.done, **values)
+
+    steps = config.train.epochs * -(-len(indices) // config.train.batch_size)
+    watch.stage(phase, "training", steps)
+    trained = train(
+        setup.train_program,
+        config.train,
+        start,
+        Context(state.variables, classes, state.bias),
+        setup.train_store,
+        indices,
+        setup.sample_labels(state.memory),
+        state.key,
+        phase,
+        report,
+    )
+    return jax.tree.map(np.asarray, trained)
+
+
+@partial(jax.jit, static_argnums=0)
+def _prepare(
+    method: Method, params: dict, means: Float[Array | np.ndarray, "classes feature"], classes: Classes
+) -> dict:
+    return method.prepare(params, means, classes)
+
+
+@partial(jax.jit, static_argnums=0)
+def _fit_bias(
+    method: Method,
+    logits: Float[Array | np.ndarray, "sample classes"],
+    labels: Int[Array | np.ndarray, "sample"],
+    weights: Float[Array | np.ndarray, "sample"],
+    classes: Classes,
+    bias: Bias,
+) -> Bias:
+    return method.calibrate(logits, labels, weights, classes, bias)
+
+
+def _calibrate(setup: Setup, state: PhaseState, variables: Variables, held: Int[np.ndarray, "sample"]) -> Bias:
+    if not len(held):
+        return state.bias
+    # Padded to the most that any phase holds out, so that every phase runs the same program.
+    method, stream = setup.config.method, setup.stream
+    room = stream.num_classes * _held_amount(method, state.memory.images.shape[1])
+    logits = np.zeros((room, stream.num_classes), np.float32)
+    labels, weights = np.zeros(room, np.int32), np.zeros(room, np.float32)
+    logits[: len(held)] = embed(setup.net, setup.augmentation, variables, setup.train_store, held).logits
+    labels[: len(held)], weights[: len(held)] = setup.sample_labels(state.memory)[held], 1
+    classes = Classes(*stream.masks(int(state.phase)))
+    return jax.tree.map(np.asarray, _fit_bias(method, logits, labels, weights, classes, state.bias))
+
+
+def _choose(setup: Setup, state: PhaseState) -> Memory:
+    """The memory cut to its budget, with real images of the new classes."""
+    stream, settings, phase = setup.stream, setup.config.exemplars, int(state.phase)
+    budget = settings.budget(stream.seen(phase))
+    memory = memories.shrink(state.memory, budget)
+    fresh = stream.train_indices(phase)
+    labels = stream.train_labels[fresh]
+    features = np.zeros((len(fresh), 0), np.float32)
+    if settings.needs_features:
+        features = embed(setup.net, setup.augmentation, state.variables, setup.train_store, fresh).features
+    groups = [np.flatnonzero(labels == c) for c in stream.new_classes(phase)]
+    rng = generator(state.key, phase, Use.CHOOSE)
+    room = int(stream.dataset.train_counts().max())
+    picks = settings.choose([features[group] for group in groups], budget, room, rng)
+    for c, group, pick in zip(stream.new_classes(phase), groups, picks, strict=True):
+        memory = memories.add_class(memory, c, stream.dataset.train_images[fresh[group[pick]]])
+    return memory
+
+
+def _learn(setup: Setup, state: PhaseState, watch: Watch) -> Memory:
+    """The memory with the new classes' exemplars learned, where the kind learns."""
+    settings, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
+    if not isinstance(settings, Mnemonics):
+        return state.memory
+    setup.train_store.hold(state.memory.images)
+    labels = setup.sample_labels(state.memory)
+    slots = setup.first_slot + state.memory.slots()
+    old = slots[labels[slots] < stream.new_classes(phase).start]
+    watch.stage(phase, "exemplars", settings.outer_steps)
+    memory, learned = learn(
+        setup.inner_program,
+        Models(state.variables, state.previous),
+        state.memory,
+        stream.new_classes(phase),
+        np.arange(stream.num_classes) < stream.seen(phase),
+        setup.train_store,
+        np.concatenate([stream.train_indices(phase), old]),
+        labels,
+        state.key,
+        phase,
+        lambda done, loss: watch.advance(done, loss=loss),
+    )
+    watch.event("exemplars", phase, **learned._asdict())
+    if settings.outer_steps and not learned.outer_loss_after < learned.outer_loss_before:
+        watch.warn(
+            f"phase {phase}: learning the exemplars did not lower their outer loss "
+            f"({learned.outer_loss_before:.4f} before, {learned.outer_loss_after:.4f} after): try another "
+            "--exemplars.inner-init, more --exemplars.outer-steps or a smaller --exemplars.outer-learning-rate"
+        )
+    return memory
+
+
+def _exemplar_model(setup: Setup, state: PhaseState) -> Variables:
+    """Θ_i^E."""
+    settings, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
+    images = state.memory.images.reshape(-1, *state.memory.images.shape[2:])
+    return fit_model(
+        setup.inner_program,
+        Models(state.variables, state.previous),
+        images,
+        state.memory.labels(),
+        np.arange(stream.num_classes) < stream.seen(phase),
+        draw_batches(settings, state.memory, generator(state.key, phase, Use.FIT)),
+        stream_key(state.key, phase, Use.FIT),
+    )
+
+
+def _evaluate(setup: Setup, state: PhaseState, variables: Variables, bias: Bias) -> Int32[np.ndarray, "groups"]:
+    """Test images of each phase's classes that the method's prediction rule gets right; zero for classes to come."""
+    net, augmentation, stream = setup.net, setup.augmentation, setup.stream
+    index = stream.test_indices(int(state.phase))
+    seen = np.arange(stream.num_classes) < stream.seen(int(state.phase))
+    embedding = embed(net, augmentation, variables, setup.test_store, index)
+    if setup.config.method.predicts_by == "nearest_mean":
+        means = exemplar_means(net, augmentation, variables, setup.train_store, setup.first_slot, state.memory)
+        guesses = by_nearest_mean(embedding, means, seen)
+    else:
+        guesses = by_classifier(embedding, bias, seen)
+    return right_by_group(stream.test_labels[index], guesses, stream.phase_of_class())
+
+
+def _with_row(
+    matrix: Int32[np.ndarray, "phases groups"], row: int, values: Int32[np.ndarray, "groups"]
+) -> Int32[np.ndarray, "phases groups"]:
+    changed = matrix.copy()
+    changed[row] = values
+    return changed

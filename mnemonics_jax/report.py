@@ -1,0 +1,73 @@
+"""Tables and plots of finished runs, from their files alone."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from mnemonics_jax.compare import Summary, comparison, group_arms
+from mnemonics_jax.journal import write_json
+from mnemonics_jax.plots import accuracy_curves
+
+
+def write_report(summaries: list[Summary], out: Path) -> list[dict[str, Any]]:
+    """Writes comparison.json and accuracy.png into `out`; returns the rows of the comparison."""
+    rows = comparison(summaries)
+    write_json(out / "comparison.json", rows)
+    accuracy_curves(group_arms(summaries), out / "accuracy.png")
+    return rows
+
+
+def comparison_table(rows: list[dict[str, Any]]) -> Table:
+    """The rows of comparison.json as a table: means ± standard errors over class orders, in percent and points."""
+    table = Table(
+        "method", "exemplars", caption="mean ± standard error over class orders; gains are paired by class order"
+    )
+    for heading in ("orders", "average", "average Θᴱ", "forgetting", "gain vs herding", "gain Θᴱ"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row["method"],
+            row["exemplars"] or "none",
+            str(row["seeds"]),
+            _figure(row, "average_accuracy"),
+            _figure(row, "average_accuracy_exemplar_model"),
+            _figure(row, "forgetting"),
+            _figure(row, "paired_gain_vs_herding", sign="+"),
+            _figure(row, "paired_gain_exemplar_model_vs_herding", sign="+"),
+        )
+    return table
+
+
+def run_table(summary: Summary) -> Table:
+    """One run, phase by phase: accuracy over all classes seen, of Θ_i^E too, and of each phase's own classes."""
+    kind = f" with {summary['exemplars']} exemplars" if summary["exemplars"] else ""
+    table = Table(
+        title=f"{summary['method']}{kind} on {summary['dataset']}, seed {summary['seed']}",
+        caption=f"average accuracy {summary['average_accuracy']:.2f} %, last {summary['last_accuracy']:.2f} %, "
+        f"forgetting {summary['forgetting']:.2f} points; memory {summary['memory_bytes']:,} bytes "
+        f"({summary['memory_dtype']}); {summary['seconds']:.0f} s on {summary['backend']}, "
+        f"{summary['compilations']} compilations",
+    )
+    table.add_column("phase", justify="right")
+    table.add_column("classes", justify="right")
+    table.add_column("accuracy", justify="right")
+    table.add_column("of Θᴱ", justify="right")
+    table.add_column("by group of classes, in order of arrival", overflow="fold")
+    for phase, row in enumerate(summary["accuracy_matrix"]):
+        fitted = summary["accuracy_exemplar_model"]
+        table.add_row(
+            str(phase),
+            str(summary["seen_classes"][phase]),
+            f"{summary['accuracy'][phase]:.2f}",
+            f"{fitted[phase]:.2f}" if fitted else "–",
+            " ".join(f"{value:.0f}" for value in row if value is not None),
+        )
+    return table
+
+
+def _figure(row: dict[str, Any], name: str, sign: str = "") -> str:
+    mean, error = row[f"{name}_mean"], row.get(f"{name}_sem")
+    if mean is None:
+        return "–"
+    return f"{mean:{sign}.2f}" + (f" ± {error:.2f}" if error is not None else "")

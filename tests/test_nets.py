@@ -1,0 +1,275 @@
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnemonics_jax import nets
+from mnemonics_jax.errors import UserError
+from mnemonics_jax.nets.layers import BatchNorm, Conv
+
+CONVNET = nets.NetConfig(widths=(4, 6, 8))
+RESNET = nets.NetConfig(name="resnet32")
+
+
+def images(n, size, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(n, size, size, 3)), jnp.float32)
+
+
+@cache
+def convnet(head="linear"):
+    net = nets.build(CONVNET, 5, head)
+    return net, init(net, jax.random.key(0))
+
+
+@partial(jax.jit, static_argnums=0)
+def init(net, key):
+    return nets.init(net, key, (8, 8, 3))
+
+
+apply = jax.jit(nets.apply, static_argnums=0)
+apply_train = jax.jit(nets.apply_train, static_argnums=0)
+
+
+def same(a, b):
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def shapes(net, size):
+    variables = jax.eval_shape(lambda: nets.init(net, jax.random.key(0), (size, size, 3)))
+    return variables, jax.eval_shape(partial(nets.apply, net), variables, jnp.zeros((2, size, size, 3)))
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_resnet32_has_466256_parameters_and_64_features(head):
+    variables, outputs = shapes(nets.build(RESNET, 100, head), 32)
+    assert set(variables.params) == {"backbone", "head"}
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables.params["backbone"])) == 466_256
+    assert outputs.features.shape == (2, 64)
+    assert outputs.logits.shape == outputs.scores.shape == (2, 100)
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+def test_convnet_takes_any_image_size(size):
+    variables, outputs = shapes(nets.build(nets.NetConfig(), 7, "linear"), size)
+    assert outputs.features.shape == (2, 128)
+    assert outputs.logits.shape == (2, 7)
+    assert set(variables.params["backbone"]) == {"stage_0", "stage_1", "stage_2"}
+
+
+@pytest.mark.parametrize(("head", "negative"), [("linear", False), ("cosine", True)])
+def test_features_are_negative_only_under_a_cosine_head(head, negative):
+    net, variables = convnet(head)
+    outputs, _ = apply_train(net, variables, images(16, 8))
+    assert bool((outputs.features < 0).any()) is negative
+
+
+def numpy_conv(x, kernel, stride):
+    size = kernel.shape[0]
+    pad = size // 2
+    n, h, w, _ = x.shape
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    y = np.empty((n, -(-h // stride), -(-w // stride), kernel.shape[3]))
+    for i in range(y.shape[1]):
+        for j in range(y.shape[2]):
+            window = padded[:, i * stride : i * stride + size, j * stride : j * stride + size]
+            y[:, i, j] = np.tensordot(window, kernel, 3)
+    return y
+
+
+def numpy_resnet(params, stats, x, last_relu):
+    def norm(name, x, scope):
+        p, s = params, stats
+        for key in (*scope, name, "norm"):
+            p, s = p[key], s[key]
+        return (x - s["mean"]) / np.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"]
+
+    x = np.maximum(norm("bn", numpy_conv(x, params["stem"]["conv"]["kernel"], 1), ("stem",)), 0)
+    for stage in range(3):
+        for block in range(5):
+            scope = (f"stage_{stage}", f"block_{block}")
+            p = params[scope[0]][scope[1]]
+            stride = 2 if stage > 0 and block == 0 else 1
+            y = np.maximum(norm("bn_0", numpy_conv(x, p["conv_0"]["kernel"], stride), scope), 0)
+            y = norm("bn_1", numpy_conv(y, p["conv_1"]["kernel"], 1), scope)
+            if stride == 2:
+                x = norm("shortcut_bn", numpy_conv(x, p["shortcut_conv"]["kernel"], 2), scope)
+            x = x + y
+            if last_relu or (stage, block) != (2, 4):
+                x = np.maximum(x, 0)
+    return x.mean((1, 2))
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_resnet32_against_numpy(head):
+    net = nets.build(RESNET, 5, head)
+    rng = np.random.default_rng(0)
+    shape = jax.eval_shape(lambda: nets.init(net, jax.random.key(0), (9, 9, 3)))
+    # Every leaf random and positive where it must be, so that no scale, shift or statistic can be left out unnoticed.
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) * 0.2, shape.params)
+    stats = jax.tree.map(lambda leaf: rng.uniform(0.5, 2, leaf.shape), shape.batch_stats)
+    x = rng.normal(size=(2, 9, 9, 3))
+    expected = numpy_resnet(params["backbone"], stats["backbone"], x, head == "linear")
+    with jax.enable_x64(True):
+        variables = nets.Variables(*jax.tree.map(jnp.asarray, (params, stats)))
+        outputs = jax.jit(partial(nets.apply, net))(variables, jnp.asarray(x))
+    np.testing.assert_allclose(outputs.features, expected, rtol=1e-6, atol=1e-9)
+    weight = params["head"]["kernel"]
+    if head == "linear":
+        np.testing.assert_allclose(outputs.logits, expected @ weight + params["head"]["bias"], rtol=1e-6, atol=1e-9)
+        assert np.array_equal(outputs.logits, outputs.scores)
+    else:
+        cosine = expected @ weight
+        cosine /= np.linalg.norm(expected, axis=1)[:, None] * np.linalg.norm(weight, axis=0)
+        np.testing.assert_allclose(outputs.scores, cosine, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(outputs.logits, params["head"]["sigma"] * cosine, rtol=1e-6, atol=1e-9)
+
+
+def test_batch_norm_against_numpy():
+    x = np.random.default_rng(1).normal(2, 3, (6, 4, 5, 2)).astype(np.float32)
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), jnp.asarray(x), train=False)
+    y, updated = norm.apply(variables, jnp.asarray(x), train=True, mutable=["batch_stats"])
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(updated["batch_stats"]["norm"]["mean"], 0.1 * mean, rtol=1e-4)
+    np.testing.assert_allclose(updated["batch_stats"]["norm"]["var"], 0.9 + 0.1 * var, rtol=1e-4)
+
+
+def test_conv_starts_he_normal_in_fan_out():
+    kernel = Conv(64, 3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 32)))["params"]["kernel"]
+    assert kernel.shape == (3, 3, 32, 64)
+    assert float(kernel.std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.03)
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_heads_start_uniform(head):
+    module = nets.build(nets.NetConfig(), 50, head).head
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 128)))["params"]
+    bound = 128**-0.5
+    assert params["kernel"].shape == (128, 50)
+    assert 0.99 * bound < float(jnp.abs(params["kernel"]).max()) <= bound
+    assert float(params["kernel"].std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+    if head == "linear":
+        assert np.array_equal(params["bias"], np.zeros(50))
+    else:
+        assert params["sigma"].shape == ()
+        assert float(params["sigma"]) == 1
+
+
+def test_masked_logits_neither_count_nor_learn():
+    logits = jnp.asarray([[1.0, 2.0, 3.0, 4.0]])
+    seen = jnp.asarray([True, False, True, False])
+    probabilities = jax.nn.softmax(nets.mask_logits(logits, seen))
+    np.testing.assert_allclose(probabilities[0, [0, 2]], jax.nn.softmax(jnp.asarray([1.0, 3.0])), rtol=1e-6)
+    assert np.array_equal(probabilities[0, [1, 3]], [0, 0])
+    gradient = jax.grad(lambda z: -jax.nn.log_softmax(nets.mask_logits(z, seen))[0, 0])(logits)
+    assert np.array_equal(gradient[0, [1, 3]], [0, 0])
+    assert float(gradient[0, 0]) < 0
+    for dtype in (jnp.float16, jnp.bfloat16, jnp.float32):
+        masked = nets.mask_logits(logits.astype(dtype), seen)
+        assert masked.dtype == dtype
+        assert bool(jnp.isfinite(masked).all())
+        assert float(masked[0, 1]) < -1e4
+
+
+@pytest.mark.parametrize("zero", ["feature", "weight"])
+def test_cosine_head_is_differentiable_twice_at_zero(zero):
+    head = nets.CosineHead(3)
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4)), jnp.float32)
+    params = head.init(jax.random.key(0), features)["params"]
+    if zero == "feature":
+        features = features.at[0].set(0)
+    else:
+        params = params | {"kernel": params["kernel"].at[:, 0].set(0)}
+
+    def loss(params, features):
+        return jnp.sum(jnp.exp(head.apply({"params": params}, features)[0]))
+
+    first = jax.jit(jax.grad(loss, (0, 1)))
+    second = jax.jit(jax.grad(lambda p, f: sum(jnp.sum(jnp.sin(g)) for g in jax.tree.leaves(first(p, f))), (0, 1)))
+    _, scores = head.apply({"params": params}, features)
+    for tree in (scores, first(params, features), second(params, features)):
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
+    assert np.array_equal(scores[0] if zero == "feature" else scores[:, 0], np.zeros(3 if zero == "feature" else 2))
+
+
+def test_init_and_apply_are_pure():
+    net, variables = convnet()
+    assert same(variables, init(net, jax.random.key(0)))
+    assert not same(variables, init(net, jax.random.key(1)))
+    before = jax.tree.map(np.array, variables)
+    x = images(4, 8)
+    first = apply(net, variables, x)
+    outputs, stats = apply_train(net, variables, x)
+    assert same(before, variables)
+    assert same(first, apply(net, variables, x))
+    assert not same(stats, variables.batch_stats)
+    assert jax.tree.structure(stats) == jax.tree.structure(variables.batch_stats)
+    assert not np.allclose(outputs.logits, first.logits)
+    assert type(variables.params) is type(stats) is dict
+
+
+def test_inference_treats_each_image_alone():
+    net, variables = convnet()
+    x = images(4, 8)
+    np.testing.assert_allclose(apply(net, variables, x).logits[:1], apply(net, variables, x[:1]).logits, rtol=1e-5)
+
+
+def test_classifier_computes_in_the_dtype_of_its_images():
+    net, variables = convnet("cosine")
+    outputs = apply(net, variables, images(2, 8).astype(jnp.bfloat16))
+    assert {leaf.dtype for leaf in outputs} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_reset_head_changes_only_the_head(head):
+    net, variables = convnet(head)
+    reset = nets.reset_head(net, jax.random.key(7), variables.params)
+    assert same(reset["backbone"], variables.params["backbone"])
+    assert jax.tree.map(jnp.shape, reset) == jax.tree.map(jnp.shape, variables.params)
+    assert not np.allclose(reset["head"]["kernel"], variables.params["head"]["kernel"])
+
+
+@pytest.mark.parametrize("config", [CONVNET, RESNET], ids=lambda config: config.name)
+def test_scopes(config):
+    params = shapes(nets.build(config, 5, "cosine"), 8)[0].params
+    for scope, parts in {"head": {"head"}, "last_stage": {"head", "stage_2"}}.items():
+        marks = nets.scope_of(params, scope)
+        assert jax.tree.structure(marks) == jax.tree.structure(params)
+        for path, mark in jax.tree_util.tree_leaves_with_path(marks):
+            assert mark is bool(parts & {path[0].key, path[1].key})
+    assert all(jax.tree.leaves(nets.scope_of(params, "all")))
+    with pytest.raises(UserError, match="last_stage"):
+        nets.scope_of(params, "laststage")
+
+
+def test_the_last_of_eleven_stages_is_the_tenth():
+    params = {"backbone": {f"stage_{i}": {"kernel": 0} for i in range(11)}, "head": {"kernel": 0}}
+    marks = nets.scope_of(params, "last_stage")["backbone"]
+    assert [name for name, stage in marks.items() if stage["kernel"]] == ["stage_10"]
+
+
+def test_equal_builds_share_a_compilation():
+    traces = []
+
+    @partial(jax.jit, static_argnums=0)
+    def run(net, variables, x):
+        traces.append(net)
+        return nets.apply(net, variables, x).logits
+
+    _, variables = convnet()
+    for config in (CONVNET, nets.NetConfig(widths=(4, 6, 8))):
+        net = nets.build(config, 5, "linear")
+        run(net, variables, images(2, 8))
+    assert len(traces) == 1
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UserError, match="did you mean 'resnet32'"):
+        nets.build(nets.NetConfig(name="resnet23"), 5, "linear")
+    with pytest.raises(UserError, match="widths"):
+        nets.build(nets.NetConfig(widths=()), 5, "linear")
