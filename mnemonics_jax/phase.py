@@ -179,7 +179,7 @@ def _learn(setup: Setup, state: PhaseState, watch: Watch) -> Memory:
     watch.stage(phase, "exemplars", settings.outer_steps)
     memory, learned = learn(
         setup.inner_program,
-        Models(state.variables, state.previous),
+        _models(state),
         state.memory,
         stream.new_classes(phase),
         np.arange(stream.num_classes) < stream.seen(phase),
@@ -200,13 +200,17 @@ def _learn(setup: Setup, state: PhaseState, watch: Watch) -> Memory:
     return memory
 
 
+def _models(state: PhaseState) -> Models:
+    return Models(state.variables, state.previous, frozen=np.asarray(state.phase > 0))
+
+
 def _exemplar_model(setup: Setup, state: PhaseState) -> Variables:
     """Θ_i^E."""
     settings, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
     images = state.memory.images.reshape(-1, *state.memory.images.shape[2:])
     return fit_model(
         setup.inner_program,
-        Models(state.variables, state.previous),
+        _models(state),
         images,
         state.memory.labels(),
         np.arange(stream.num_classes) < stream.seen(phase),

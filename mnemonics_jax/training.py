@@ -17,6 +17,7 @@ from mnemonics_jax.errors import NumbersError, UserError
 from mnemonics_jax.methods import Bias, Classes, LossInputs, Method
 from mnemonics_jax.nets.classifier import Classifier, Outputs, Variables, apply, apply_train
 from mnemonics_jax.nets.heads import mask_logits
+from mnemonics_jax.nets.transfer import restrict_transfer
 from mnemonics_jax.rng import Key, Use, generator, stream_key
 
 
@@ -118,6 +119,7 @@ def train_chunk(
         (loss, (stats, hits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, stats, images, batch.labels)
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         updates = method.restrict(jax.tree.map(lambda u: -batch.learning_rate * u, updates), context.classes)
+        updates = restrict_transfer(updates, has_old)
         return TrainState(Variables(optax.apply_updates(params, updates), stats), opt_state), (loss, hits)
 
     def maybe(state: TrainState, batch: TrainBatches) -> tuple[TrainState, tuple[Array, Array]]:

@@ -18,6 +18,7 @@ from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.methods.losses import cross_entropy
 from mnemonics_jax.nets import scope_of
 from mnemonics_jax.nets.classifier import Classifier, Variables, apply, apply_head, init, reset_head
+from mnemonics_jax.nets.transfer import restrict_transfer
 
 
 class InnerBatches(NamedTuple):
@@ -28,10 +29,14 @@ class InnerBatches(NamedTuple):
 
 
 class Models(NamedTuple):
-    """The models an inner loop may start from: Θ_i, and Θ_{i-1} (in phase 0 the initial network)."""
+    """The models an inner loop may start from: Θ_i, and Θ_{i-1} (in phase 0 the initial network).
+
+    `frozen`: whether weight transfer has frozen the convolution kernels, as in phases ≥ 1.
+    """
 
     current: Variables
     previous: Variables
+    frozen: Bool[Array | np.ndarray, ""] = np.asarray(False)
 
 
 @dataclass(frozen=True)
@@ -102,14 +107,19 @@ def fit(
     seen: Bool[Array, "classes"],
     batches: InnerBatches,
     key: PRNGKeyArray,
+    frozen: Bool[Array, ""],
 ) -> Variables:
     """Θ'(E): T steps of SGD on the exemplars' cross-entropy over the classes seen, differentiable by `pixels`.
 
-    BatchNorm uses inference statistics, which stay as they are: an inner batch is too small to estimate them.
+    BatchNorm uses inference statistics, which stay as they are: an inner batch is too small to estimate them. `frozen`
+    tells whether weight transfer has frozen the convolution kernels.
     """
     settings, net = program.settings, program.net
     trained, fixed = _split(start.params, scope_of(start.params, settings.inner_scope))
-    optimizer = optax.sgd(settings.inner_learning_rate, settings.inner_momentum or None)
+    optimizer = optax.chain(
+        optax.sgd(settings.inner_learning_rate, settings.inner_momentum or None),
+        optax.stateless(lambda updates, _: restrict_transfer(updates, frozen)),
+    )
 
     def merged(trained: dict) -> Variables:
         return start._replace(params=unflatten_dict({**trained, **fixed}))
@@ -155,4 +165,4 @@ def fit_model(
     """Θ^E: the inner loop's result on the memory as it is stored."""
     start_key, fit_key = jax.random.split(jax.random.wrap_key_data(key))
     start = start_point(program, start_key, models, images.shape[1:])
-    return fit(program, start, images, labels, seen, batches, fit_key)
+    return fit(program, start, images, labels, seen, batches, fit_key, models.frozen)

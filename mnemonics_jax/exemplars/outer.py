@@ -54,7 +54,7 @@ def outer_loss(
     """
     start_key, fit_key, outer_key = jax.random.split(key, 3)
     start = start_point(program, start_key, problem.models, pixels.shape[1:])
-    fitted = fit(program, start, pixels, problem.labels, problem.seen, batch.inner, fit_key)
+    fitted = fit(program, start, pixels, problem.labels, problem.seen, batch.inner, fit_key, problem.models.frozen)
     settings, augmentation = program.settings, program.augmentation
     images = (
         augmentation.train(outer_key, batch.images) if settings.outer_augment else augmentation.evaluate(batch.images)

@@ -54,11 +54,14 @@ class NetConfig:
     """convnet: one convolution in each stage, for small images; resnet32: the CIFAR ResNet of 32 layers."""
     widths: tuple[int, ...] = (32, 64, 128)
     """Channels of each stage; convnet only."""
+    weight_transfer: bool = False
+    """Weight transfer ("mtl"): from phase 1 on the convolution kernels are frozen, and scales of their filters and
+    shifts of their outputs are learned instead."""
 
 
 NETWORKS: Mapping[str, Callable[[NetConfig, bool], nn.Module]] = {
-    "convnet": lambda config, last_relu: ConvNet(widths=tuple(config.widths), last_relu=last_relu),
-    "resnet32": lambda config, last_relu: ResNet(last_relu=last_relu),
+    "convnet": lambda config, last_relu: ConvNet(tuple(config.widths), last_relu, config.weight_transfer),
+    "resnet32": lambda config, last_relu: ResNet(last_relu=last_relu, transfer=config.weight_transfer),
 }
 """Backbones by name, each from (config, whether it ends in a ReLU)."""
 

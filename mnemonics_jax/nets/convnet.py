@@ -9,10 +9,11 @@ from mnemonics_jax.nets.layers import BatchNorm, Conv
 class _Stage(nn.Module):
     width: int
     stride: int
+    transfer: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
-        return BatchNorm(name="bn")(Conv(self.width, 3, self.stride, name="conv")(x), train)
+        return BatchNorm(name="bn")(Conv(self.width, 3, self.stride, self.transfer, name="conv")(x), train)
 
 
 class ConvNet(nn.Module):
@@ -23,12 +24,13 @@ class ConvNet(nn.Module):
 
     widths: tuple[int, ...] = (32, 64, 128)
     last_relu: bool = True
+    transfer: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Float[Array, "batch features"]:
         """Features [batch, widths[-1]]: the mean of the last stage over all positions."""
         for i, width in enumerate(self.widths):
-            x = _Stage(width, stride=1 if i == 0 else 2, name=f"stage_{i}")(x, train)
+            x = _Stage(width, 1 if i == 0 else 2, self.transfer, name=f"stage_{i}")(x, train)
             if self.last_relu or i < len(self.widths) - 1:
                 x = nn.relu(x)
         return x.mean((1, 2))

@@ -8,10 +8,11 @@ from mnemonics_jax.nets.layers import BatchNorm, Conv
 
 class _Stem(nn.Module):
     width: int
+    transfer: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h w o"]:
-        return nn.relu(BatchNorm(name="bn")(Conv(self.width, 3, name="conv")(x), train))
+        return nn.relu(BatchNorm(name="bn")(Conv(self.width, 3, 1, self.transfer, name="conv")(x), train))
 
 
 class _Block(nn.Module):
@@ -20,13 +21,14 @@ class _Block(nn.Module):
     width: int
     stride: int
     last_relu: bool
+    transfer: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
-        y = nn.relu(BatchNorm(name="bn_0")(Conv(self.width, 3, self.stride, name="conv_0")(x), train))
-        y = BatchNorm(name="bn_1")(Conv(self.width, 3, name="conv_1")(y), train)
+        y = nn.relu(BatchNorm(name="bn_0")(Conv(self.width, 3, self.stride, self.transfer, name="conv_0")(x), train))
+        y = BatchNorm(name="bn_1")(Conv(self.width, 3, 1, self.transfer, name="conv_1")(y), train)
         if x.shape != y.shape:
-            shortcut = Conv(self.width, 1, self.stride, name="shortcut_conv")(x)
+            shortcut = Conv(self.width, 1, self.stride, self.transfer, name="shortcut_conv")(x)
             x = BatchNorm(name="shortcut_bn")(shortcut, train)
         return nn.relu(x + y) if self.last_relu else x + y
 
@@ -36,12 +38,14 @@ class _Stage(nn.Module):
     blocks: int
     stride: int
     last_relu: bool
+    transfer: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
         for i in range(self.blocks):
             relu = self.last_relu or i < self.blocks - 1
-            x = _Block(self.width, self.stride if i == 0 else 1, relu, name=f"block_{i}")(x, train)
+            stride = self.stride if i == 0 else 1
+            x = _Block(self.width, stride, relu, self.transfer, name=f"block_{i}")(x, train)
         return x
 
 
@@ -55,12 +59,14 @@ class ResNet(nn.Module):
     blocks_per_stage: int = 5
     widths: tuple[int, ...] = (16, 32, 64)
     last_relu: bool = True
+    transfer: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Float[Array, "batch features"]:
         """Features [batch, widths[-1]]."""
-        x = _Stem(self.widths[0], name="stem")(x, train)
+        x = _Stem(self.widths[0], self.transfer, name="stem")(x, train)
         for i, width in enumerate(self.widths):
             relu = self.last_relu or i < len(self.widths) - 1
-            x = _Stage(width, self.blocks_per_stage, 1 if i == 0 else 2, relu, name=f"stage_{i}")(x, train)
+            stride = 1 if i == 0 else 2
+            x = _Stage(width, self.blocks_per_stage, stride, relu, self.transfer, name=f"stage_{i}")(x, train)
         return x.mean((1, 2))
