@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnemonics_jax.data.config import DataConfig
-from mnemonics_jax.errors import unknown_name
+from mnemonics_jax.errors import UserError, unknown_name
 from mnemonics_jax.exemplars import Exemplars, exemplar_class
 from mnemonics_jax.methods import Method, method_class
 from mnemonics_jax.nets import NetConfig
@@ -29,6 +29,8 @@ class Config:
 
     def validate(self) -> None:
         """Raises `UserError` for the first setting out of range that can be told without the data."""
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed}: must not be negative")
         for part in (self.data, self.train, self.method, self.exemplars):
             part.validate()
 
@@ -51,15 +53,17 @@ class Preset:
     method: str = "icarl"
 
 
-_SMALL_EXEMPLARS: dict[str, Any] = {}
-
 PRESETS = {
     "digits": Preset(
         summary="scikit-learn's 8×8 handwritten digits, 10 classes; needs no download",
         data=DataConfig(source="digits", crop_padding=1, flip=False),
         net=NetConfig(name="convnet", widths=(32, 64)),
         train=TrainConfig(epochs=30, batch_size=64, learning_rate=0.05),
-        exemplars={"per_class": 5},
+        exemplars={
+            "per_class": 5,
+            "inner_scope": "head",
+            "outer_learning_rate": 0.002,
+        },
     ),
     "images": Preset(
         summary="your own small pictures in folders (--data.path DIR), a small network for a CPU",

@@ -1,8 +1,9 @@
 """What a phase tells the outside while it runs: stages with progress, and events worth keeping."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Watch(Protocol):
     """Receives a run's progress and events; `Silent` is one that does nothing."""
 

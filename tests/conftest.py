@@ -1,1 +1,83 @@
-"""Settings every test shares."""
+"""Settings and fixtures every test shares."""
+
+import dataclasses
+import getpass
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from mnemonics_jax.config import Config, fill
+from mnemonics_jax.data.config import DataConfig
+from mnemonics_jax.exemplars import exemplar_class
+from mnemonics_jax.methods import method_class
+from mnemonics_jax.nets import NetConfig
+from mnemonics_jax.state import Setup, make_setup
+from mnemonics_jax.stream import StreamConfig
+from mnemonics_jax.training import TrainConfig
+
+# Most of the suite's time is compilation, of the same programs each time: processes share them through the disk. By way
+# of the environment the subprocesses of tests share them too.
+_CACHE = os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"mnemonics_jax-tests-{getpass.getuser()}")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+jax.config.update("jax_compilation_cache_dir", _CACHE)
+jax.config.update(
+    "jax_persistent_cache_min_compile_time_secs", float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
+)
+
+# Every setting that decides a result is given here, so that no test depends on the defaults of a preset. Tests that
+# change none of the static ones (widths, chunks, batch sizes, T) share their compiled programs.
+_EXEMPLARS = {
+    "per_class": 4,
+    "unroll_length": 3,
+    "inner_init": "reset_head",
+    "inner_scope": "all",
+    "inner_learning_rate": 0.1,
+    "inner_momentum": 0.9,
+    "inner_augment": True,
+    "start": "herding",
+    "outer_steps": 6,
+    "outer_learning_rate": 0.02,
+    "outer_batch": 32,
+    "outer_augment": True,
+    "outer_clip": 1.0,
+    "outer_chunk": 3,
+    "remat": "step",
+    "store": "uint8",
+}
+
+
+class Tiny:
+    """Configurations and setups on the digits that run in seconds."""
+
+    @staticmethod
+    def config(method: str = "icarl", kind: str = "herding", *, seed: int = 0, **changes: dict[str, Any]) -> Config:
+        """The tiny configuration; `changes` are settings by part, as `train={"epochs": 2}`."""
+        config = Config(
+            preset="digits",
+            data=DataConfig(source="digits", crop_padding=1, flip=False),
+            stream=StreamConfig(phases=5),
+            net=NetConfig(name="convnet", widths=(8, 8)),
+            train=TrainConfig(epochs=4, batch_size=64, learning_rate=0.1, milestones=(0.6,), chunk_steps=8),
+            method=method_class(method)(),
+            exemplars=fill(exemplar_class(kind), _EXEMPLARS),
+            seed=seed,
+        )
+        parts = {name: dataclasses.replace(getattr(config, name), **values) for name, values in changes.items()}
+        return dataclasses.replace(config, **parts)
+
+    @classmethod
+    def setup(cls, method: str = "icarl", kind: str = "herding", *, seed: int = 0, **changes: dict[str, Any]) -> Setup:
+        """A setup of `config`."""
+        return make_setup(cls.config(method, kind, seed=seed, **changes))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> type[Tiny]:
+    """Makes tiny configurations and setups."""
+    return Tiny

@@ -39,7 +39,7 @@ def herd(
     φ are unit features and μ their mean over the valid rows, so the minimum is the largest φ(x)·(k μ − Σ_{j<k} φ(p_j)).
     """
 
-    def one(rows: Float[Array, "sample feature"], usable: Bool[Array, "sample"]) -> Int[Array, "{amount}"]:
+    def one(rows: Float[Array, "sample feature"], usable: Bool[Array, "sample"]) -> Int[Array, "amount"]:
         norms = jnp.linalg.norm(rows, axis=1, keepdims=True)
         unit = jnp.where(usable[:, None], rows / jnp.maximum(norms, 1e-12), 0)
         mean = unit.sum(axis=0) / jnp.maximum(usable.sum(), 1)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mnemonics_jax.nets.classifier import Outputs
@@ -12,8 +13,8 @@ from mnemonics_jax.nets.classifier import Outputs
 class Classes(NamedTuple):
     """Old and new classes of the phase, as masks over all C positions of the class order."""
 
-    old: Bool[Array, "classes"]
-    new: Bool[Array, "classes"]
+    old: Bool[Array | np.ndarray, "classes"]
+    new: Bool[Array | np.ndarray, "classes"]
 
     @property
     def seen(self) -> Bool[Array, "classes"]:
@@ -24,10 +25,10 @@ class Classes(NamedTuple):
 class Bias(NamedTuple):
     """Correction `scale · logit + shift` of each class's logit (BiC); one and zero leave logits as they are."""
 
-    scale: Float[Array, "classes"]
-    shift: Float[Array, "classes"]
+    scale: Float[Array | np.ndarray, "classes"]
+    shift: Float[Array | np.ndarray, "classes"]
 
-    def correct(self, logits: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
+    def correct(self, logits: Float[Array | np.ndarray, "batch classes"]) -> Float[Array | np.ndarray, "batch classes"]:
         """The corrected logits."""
         return logits * self.scale + self.shift
 
