@@ -13,6 +13,7 @@ from jaxtyping import Float
 from mnemonics_jax.config import Config
 from mnemonics_jax.console import Display
 from mnemonics_jax.errors import UserError
+from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.methods import METHODS
 from mnemonics_jax.run import run
 
@@ -85,10 +86,13 @@ def find_summaries(folder: Path) -> list[Summary]:
 
 
 def group_arms(summaries: list[Summary]) -> list[Arm]:
-    """Runs grouped by method and exemplar kind, in order of first appearance by method and kind."""
-    keys = dict.fromkeys((s["method"], s["exemplars"]) for s in summaries)
-    order = list(METHODS)
-    ranked = sorted(keys, key=lambda k: (order.index(k[0]) if k[0] in order else len(order), k[0]))
+    """Runs grouped by method and exemplar kind, in the order of the registries; names they lack come last."""
+
+    def rank(name: str | None, registry: list[str]) -> tuple[int, str]:
+        return (registry.index(name) if name in registry else len(registry), name or "")
+
+    keys = {(s["method"], s["exemplars"]) for s in summaries}
+    ranked = sorted(keys, key=lambda key: (rank(key[0], list(METHODS)), rank(key[1], list(EXEMPLARS))))
     return [
         Arm(
             *key,

@@ -58,7 +58,7 @@ class Display:
             prefix = f"{self.title} " if self.title else ""
             self._task = self._bar.add_task(prefix + self._stage, total=total, values="")
 
-    def advance(self, done: int, **values: float) -> None:
+    def advance(self, done: int, **values: int | float) -> None:
         """The stage has done so many steps; `values` (epoch, loss, accuracy) are shown beside it."""
         shown = " ".join(f"{name} {value:.3g}" for name, value in values.items())
         if self._bar and self._task is not None:

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Int, Int32
 
 from mnemonics_jax.exemplars import memory as memories
 from mnemonics_jax.exemplars.inner import Models, draw_batches, fit_model
+from mnemonics_jax.exemplars.learning import Samples, Task, half_tasks, new_task, solve
 from mnemonics_jax.exemplars.memory import Memory
-from mnemonics_jax.exemplars.mnemonics import Mnemonics, learn
+from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.inference import by_classifier, by_nearest_mean, class_means, embed, exemplar_means
 from mnemonics_jax.methods import Bias, Classes, Method
 from mnemonics_jax.metrics import right_by_group
@@ -168,32 +169,53 @@ def _choose(setup: Setup, state: PhaseState) -> Memory:
 
 
 def _learn(setup: Setup, state: PhaseState, watch: Watch) -> Memory:
-    """The memory with the new classes' exemplars learned, where the kind learns."""
+    """The memory with the new classes' exemplars learned, then the old ones adjusted, where the kind does so."""
     settings, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
+    memory = state.memory
     if not isinstance(settings, Mnemonics):
-        return state.memory
-    setup.train_store.hold(state.memory.images)
-    labels = setup.sample_labels(state.memory)
-    slots = setup.first_slot + state.memory.slots()
-    old = slots[labels[slots] < stream.new_classes(phase).start]
-    watch.stage(phase, "exemplars", settings.outer_steps)
-    memory, learned = learn(
+        return memory
+    new = stream.new_classes(phase)
+    labels = setup.sample_labels(memory)
+    slots = setup.first_slot + memory.slots()
+    data = np.concatenate([stream.train_indices(phase), slots[labels[slots] < new.start]])
+    memory = _solve(setup, state, memory, "exemplars", new_task(settings, memory, new), data, 0, watch)
+    if settings.adjust:
+        for index, (task, other) in enumerate(half_tasks(settings, memory, range(new.start)), start=1):
+            others = setup.first_slot + np.flatnonzero(other)
+            memory = _solve(setup, state, memory, "adjusting", task, others, index, watch)
+    return memory
+
+
+def _solve(
+    setup: Setup,
+    state: PhaseState,
+    memory: Memory,
+    name: str,
+    task: Task,
+    data: Int[np.ndarray, "sample"],
+    index: int,
+    watch: Watch,
+) -> Memory:
+    """The memory with one task solved, and what that did told."""
+    setup.train_store.hold(memory.images)
+    phase = int(state.phase)
+    watch.stage(phase, name, task.steps)
+    samples = Samples(setup.train_store, data, setup.sample_labels(memory))
+    memory, learned = solve(
         setup.inner_program,
         _models(state),
-        state.memory,
-        stream.new_classes(phase),
-        np.arange(stream.num_classes) < stream.seen(phase),
-        setup.train_store,
-        np.concatenate([stream.train_indices(phase), old]),
-        labels,
+        memory,
+        task,
+        samples,
         state.key,
         phase,
+        index,
         lambda done, loss: watch.advance(done, loss=loss),
     )
-    watch.event("exemplars", phase, **learned._asdict())
-    if settings.outer_steps and not learned.outer_loss_after < learned.outer_loss_before:
+    watch.event(name, phase, **learned._asdict())
+    if task.steps and not learned.outer_loss_after < learned.outer_loss_before:
         watch.warn(
-            f"phase {phase}: learning the exemplars did not lower their outer loss "
+            f"phase {phase}, {name}: learning did not lower the outer loss "
             f"({learned.outer_loss_before:.4f} before, {learned.outer_loss_after:.4f} after): try another "
             "--exemplars.inner-init, more --exemplars.outer-steps or a smaller --exemplars.outer-learning-rate"
         )
@@ -214,7 +236,7 @@ def _exemplar_model(setup: Setup, state: PhaseState) -> Variables:
         images,
         state.memory.labels(),
         np.arange(stream.num_classes) < stream.seen(phase),
-        draw_batches(settings, state.memory, generator(state.key, phase, Use.FIT)),
+        draw_batches(settings, state.memory.used, generator(state.key, phase, Use.FIT)),
         stream_key(state.key, phase, Use.FIT),
     )
 

@@ -23,6 +23,7 @@ class Use(IntEnum):
     INNER = 5
     OUTER = 6
     FIT = 7
+    PROBE = 8
 
 
 def root_key(seed: int) -> Key:

@@ -10,7 +10,7 @@ class Watch(Protocol):
     def stage(self, phase: int, name: str, total: int) -> None:
         """A stage of a phase begins that takes `total` steps."""
 
-    def advance(self, done: int, **values: float) -> None:
+    def advance(self, done: int, **values: int | float) -> None:
         """The stage has done so many of its steps; `values` are worth showing (loss, accuracy, epoch)."""
 
     def event(self, name: str, phase: int, **values: Any) -> None:
@@ -26,7 +26,7 @@ class Silent:
     def stage(self, phase: int, name: str, total: int) -> None:
         """Does nothing."""
 
-    def advance(self, done: int, **values: float) -> None:
+    def advance(self, done: int, **values: int | float) -> None:
         """Does nothing."""
 
     def event(self, name: str, phase: int, **values: Any) -> None:

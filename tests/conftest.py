@@ -47,6 +47,8 @@ _EXEMPLARS = {
     "outer_augment": True,
     "outer_clip": 1.0,
     "outer_chunk": 3,
+    "change_cap": 1.0,
+    "adjust": False,
     "remat": "step",
     "store": "uint8",
 }

@@ -14,7 +14,6 @@ from mnemonics_jax import bilevel
 from mnemonics_jax.data.augment import Augmentation
 from mnemonics_jax.data.batches import endless
 from mnemonics_jax.exemplars.base import Exemplars
-from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.methods.losses import cross_entropy
 from mnemonics_jax.nets import scope_of
 from mnemonics_jax.nets.classifier import Classifier, Variables, apply, apply_head, init, reset_head
@@ -56,9 +55,11 @@ class InnerProgram:
         )
 
 
-def draw_batches(settings: Exemplars, memory: Memory, rng: np.random.Generator) -> InnerBatches:
-    """The batches of one inner loop: the whole memory at every step, or shuffled cuts of the slots in use."""
-    used = memory.used.reshape(-1)
+def draw_batches(
+    settings: Exemplars, usable: Bool[np.ndarray, "classes slot"], rng: np.random.Generator
+) -> InnerBatches:
+    """The batches of one inner loop: all usable slots at every step, or cuts of their shuffles."""
+    used = usable.reshape(-1)
     if settings.inner_batch is None:
         slots = np.arange(len(used), dtype=np.int32)
         weights = used.astype(np.float32)
@@ -66,7 +67,7 @@ def draw_batches(settings: Exemplars, memory: Memory, rng: np.random.Generator) 
             np.broadcast_to(slots, (settings.unroll_length, len(slots))),
             np.broadcast_to(weights, (settings.unroll_length, len(slots))),
         )
-    order = endless(memory.slots(), rng, settings.inner_batch)
+    order = endless(np.flatnonzero(used), rng, settings.inner_batch)
     slots = np.stack([next(order) for _ in range(settings.unroll_length)]).astype(np.int32)
     return InnerBatches(slots, np.ones(slots.shape, np.float32))
 

@@ -15,12 +15,17 @@ from mnemonics_jax.nets.classifier import apply
 
 
 class OuterProblem(NamedTuple):
-    """What stays fixed while exemplars are learned. `learned` marks the slots that may change."""
+    """What stays fixed while exemplars are learned.
+
+    `learned` marks the slots that may change; their pixels stay between `low` and `high`, which lie within [0, 1].
+    """
 
     models: Models
     labels: Int[Array | np.ndarray, "slots"]
     learned: Bool[Array | np.ndarray, "slots"]
     seen: Bool[Array | np.ndarray, "classes"]
+    low: Float[Array | np.ndarray, "slots height width channel"]
+    high: Float[Array | np.ndarray, "slots height width channel"]
 
 
 class OuterBatches(NamedTuple):
@@ -76,7 +81,7 @@ def learn_chunk(
     batches: OuterBatches,
     key: UInt32[Array | np.ndarray, "2"],
 ) -> tuple[Float[Array, "slots height width channel"], optax.OptState, OuterLog]:
-    """K outer steps on the learned slots' pixels, which stay in [0, 1]; all other slots keep theirs bit for bit."""
+    """K outer steps on the learned slots' pixels, within their bounds; all other slots keep theirs bit for bit."""
     transformation, key = optimizer(program.settings.outer_clip), jax.random.wrap_key_data(key)
     learned = problem.learned[:, None, None, None]
 
@@ -86,8 +91,8 @@ def learn_chunk(
         loss, grad = jax.value_and_grad(lambda p: outer_loss(program, problem, p, batch, step_key))(pixels)
         grad = jnp.where(learned, grad, 0)
         updates, opt_state = transformation.update(grad, opt_state, pixels)
-        moved = jnp.clip(pixels - batch.learning_rate * updates, 0, 1)
-        return (jnp.where(learned, moved, pixels), opt_state), OuterLog(loss, optax.global_norm(grad))
+        moved = jnp.clip(pixels - batch.learning_rate * updates, problem.low, problem.high)
+        return (jnp.where(learned, moved, pixels), opt_state), OuterLog(loss, optax.tree.norm(grad))
 
     def maybe(carry: tuple, batch: OuterBatches) -> tuple[tuple, OuterLog]:
         return jax.lax.cond(batch.active, step, lambda c, _: (c, OuterLog(jnp.zeros(()), jnp.zeros(()))), carry, batch)

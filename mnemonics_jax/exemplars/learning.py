@@ -1,0 +1,178 @@
+"""Exemplar learning in a phase: the new classes' exemplars on real data, then the old ones, half against half."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from mnemonics_jax.data.batches import DeviceStore, balanced
+from mnemonics_jax.errors import NumbersError
+from mnemonics_jax.exemplars.inner import InnerBatches, InnerProgram, Models, draw_batches
+from mnemonics_jax.exemplars.memory import Memory
+from mnemonics_jax.exemplars.mnemonics import Mnemonics
+from mnemonics_jax.exemplars.outer import OuterBatches, OuterProblem, learn_chunk, optimizer, outer_losses
+from mnemonics_jax.rng import Key, Use, generator, stream_key
+
+
+class Learned(NamedTuple):
+    """What exemplar learning did, for the log."""
+
+    outer_loss_before: float
+    """Mean outer loss with the starting images, over a fixed set of outer batches."""
+    outer_loss_after: float
+    """The same with the exemplars as they are stored."""
+    pixel_change: float
+    """Mean absolute change of a learned pixel, in units of the pixel range."""
+    gradient_norm: float
+    """Mean norm of the meta-gradient before clipping."""
+    clipped: int
+    """Outer steps whose meta-gradient was clipped."""
+
+
+class Samples(NamedTuple):
+    """Where outer batches come from: `indices` into `store`, `labels[index]` being their classes."""
+
+    store: DeviceStore
+    indices: Int[np.ndarray, "sample"]
+    labels: Int[np.ndarray, "label"]
+
+
+class Task(NamedTuple):
+    """One bilevel problem over the memory.
+
+    Inner batches are drawn from the slots `inner`; of the slots `learned` (among them), no pixel moves farther than
+    `cap`. The losses run over the classes `seen`.
+    """
+
+    inner: Bool[np.ndarray, "classes slot"]
+    learned: Bool[np.ndarray, "classes slot"]
+    seen: Bool[np.ndarray, "classes"]
+    cap: float
+    steps: int
+
+
+def solve(
+    program: InnerProgram,
+    models: Models,
+    memory: Memory,
+    task: Task,
+    samples: Samples,
+    key: Key,
+    phase: int,
+    index: int,
+    report: Callable[[int, float], None],
+) -> tuple[Memory, Learned]:
+    """The memory with the task's slots learned; all other slots unchanged.
+
+    `index` tells the tasks of a phase apart, so that each has random streams of its own. `report` is told (steps done,
+    mean outer loss) after each chunk. Raises `NumbersError` within one chunk of a loss or meta-gradient that is not
+    finite.
+    """
+    settings: Mnemonics = program.settings
+    learned = task.learned.reshape(-1)
+    pixels = start = _as_pixels(memory.images)
+    low, high = np.clip(start - task.cap, 0, 1), np.clip(start + task.cap, 0, 1)
+    problem = OuterProblem(models, memory.labels(), learned, task.seen, low, high)
+    rates = cosine_decay(settings.outer_learning_rate, task.steps)
+    probe = _batches(settings, task, samples, rates, generator(key, phase, Use.PROBE, index))(0)
+    probe_key = stream_key(key, phase, Use.PROBE, index)
+    before = outer_losses(program, problem, start, probe, probe_key)
+    batches_at = _batches(settings, task, samples, rates, generator(key, phase, Use.OUTER, index))
+    opt_state = _init(settings.outer_clip, start)
+    norms = np.zeros(0, np.float32)
+    for first in range(0, task.steps, settings.outer_chunk):
+        batches = batches_at(first)
+        pixels, opt_state, log = learn_chunk(
+            program, problem, pixels, opt_state, batches, stream_key(key, phase, Use.INNER, index)
+        )
+        losses, norm = (np.asarray(values)[batches.active] for values in log)
+        if not np.isfinite(losses + norm).all():
+            bad = first + int(np.flatnonzero(~np.isfinite(losses + norm))[0])
+            raise NumbersError(f"the outer loss or its meta-gradient is not finite at outer step {bad}")
+        norms = np.append(norms, norm)
+        report(first + len(losses), float(losses.mean()))
+    stored = _as_stored(np.asarray(pixels), memory, learned)
+    after = outer_losses(program, problem, _as_pixels(stored.images), probe, probe_key)
+    return stored, Learned(
+        outer_loss_before=float(np.mean(before)),
+        outer_loss_after=float(np.mean(after)),
+        pixel_change=float(np.abs(_as_pixels(stored.images) - start)[learned].mean()),
+        gradient_norm=float(norms.mean()) if len(norms) else 0.0,
+        clipped=int((norms > settings.outer_clip).sum()),
+    )
+
+
+def new_task(settings: Mnemonics, memory: Memory, new: range) -> Task:
+    """E_i learned beside E_{0:i-1}: the inner loop runs on all exemplars, the outer loss over all classes seen."""
+    position = np.arange(len(memory.counts))
+    learned = memory.used & np.isin(position, new)[:, None]
+    return Task(memory.used, learned, position < new.stop, settings.change_cap, settings.outer_steps)
+
+
+def half_tasks(settings: Mnemonics, memory: Memory, old: range) -> list[tuple[Task, Bool[np.ndarray, "classes slot"]]]:
+    """Old exemplars split class-wise into A and B: (learn A, its outer slots B) and (learn B, its outer slots A).
+
+    Even slots are A, odd ones B. None where a class has a single exemplar: a half would then lack the class.
+    """
+    position = np.arange(len(memory.counts))
+    if not len(old) or memory.counts[old.start : old.stop].min() < 2:
+        return []
+    ours = memory.used & np.isin(position, old)[:, None]
+    even = np.arange(memory.images.shape[1]) % 2 == 0
+    halves = (ours & even, ours & ~even)
+    seen = position < old.stop
+    return [
+        (Task(mine, mine, seen, settings.adjust_cap, settings.adjust_steps), other)
+        for mine, other in (halves, halves[::-1])
+    ]
+
+
+def cosine_decay(peak: float, steps: int) -> Float[np.ndarray, "steps"]:
+    """Step sizes that fall from `peak` to zero along half a cosine."""
+    share = np.arange(steps) / max(steps, 1)
+    return (peak * 0.5 * (1 + np.cos(np.pi * share))).astype(np.float32)
+
+
+def _as_pixels(images: Shaped[np.ndarray, "classes slot height width channel"]) -> Float[np.ndarray, "slots ..."]:
+    flat = images.reshape(-1, *images.shape[2:])
+    return flat if flat.dtype == np.float32 else flat / np.float32(255)
+
+
+def _as_stored(pixels: Float[np.ndarray, "slots ..."], memory: Memory, learned: Bool[np.ndarray, "slots"]) -> Memory:
+    """The memory with its learned slots' pixels replaced, rounded to bytes where it keeps bytes."""
+    images = memory.images.reshape(pixels.shape).copy()
+    images[learned] = pixels[learned] if images.dtype == np.float32 else np.rint(pixels[learned] * 255).astype(np.uint8)
+    return memory._replace(images=images.reshape(memory.images.shape))
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(clip: float, pixels: Float[Array, "slots ..."]) -> optax.OptState:
+    return optimizer(clip).init(pixels)
+
+
+def _batches(
+    settings: Mnemonics, task: Task, samples: Samples, rates: Float[np.ndarray, "steps"], rng: np.random.Generator
+) -> Callable[[int], OuterBatches]:
+    """The outer batches of the chunk that starts at a step; to be called for one chunk after another."""
+    store, indices, labels = samples
+    outer = balanced(indices, labels[indices], rng, settings.outer_batch)
+
+    def chunk(first: int) -> OuterBatches:
+        steps = np.arange(first, first + settings.outer_chunk)
+        index = np.stack([next(outer) for _ in steps])
+        inner = [draw_batches(settings, task.inner, rng) for _ in steps]
+        padded = np.append(rates, np.zeros(settings.outer_chunk, np.float32))
+        return OuterBatches(
+            images=store.take(index),
+            labels=labels[index],
+            inner=InnerBatches(*(np.stack(parts) for parts in zip(*inner, strict=True))),
+            learning_rate=padded[steps],
+            index=steps.astype(np.int32),
+            active=steps < task.steps,
+        )
+
+    return chunk

@@ -1,0 +1,247 @@
+"""The command line: what it refuses and how, its help, `compare` and `report`."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnemonics_jax import cli
+
+RNG = np.random.default_rng(0)
+TINY = (
+    *("--net.widths", "8", "8", "--train.epochs", "2", "--train.batch-size", "64", "--train.learning-rate", "0.1"),
+    *("--train.milestones", "0.6", "--train.chunk-steps", "8", "--data.crop-padding", "1", "--phases", "1"),
+    *("--exemplars.per-class", "4", "--exemplars.unroll-length", "3", "--exemplars.inner-init", "reset_head"),
+    *("--exemplars.inner-scope", "all", "--exemplars.inner-learning-rate", "0.1"),
+    *("--exemplars.inner-momentum", "0.9"),
+)
+
+
+def refused(capsys, *words):
+    """The message with which these words are refused."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(word) for word in words])
+    assert caught.value.code == 2
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("digit",), "unknown preset 'digit': did you mean 'digits'?"),
+        (("zzzz",), "unknown preset 'zzzz': known are digits"),
+        (("digits", "--method", "icar"), "unknown method 'icar': did you mean 'icarl'"),
+        (("digits", "--exemplars", "herdin"), "unknown exemplar kind 'herdin': did you mean 'herding'?"),
+        (("digits", "--phases", "3"), "--phases 3 does not divide the 5 classes left .* choose --phases from 1, 5"),
+        (("digits", "--phases", "0"), "--phases 0: at least one"),
+        (("digits", "--base", "0"), "--base 0: .* from 1 to 9"),
+        (("digits", "--base", "10"), "--base 10: .* from 1 to 9"),
+        (("digits", "--exemplars.per-class", "0"), "--exemplars.per-class 0: keep at least one"),
+        (("digits", "--exemplars.per-class", "-3"), "--exemplars.per-class -3: keep at least one"),
+        (("digits", "--exemplars.per-class", "1000"), "per-class 1000 .* the smallest class has .* choose at most 1"),
+        (("digits", "--exemplars.total", "9"), "--exemplars.total 9 leaves no exemplar .* choose at least 10"),
+        (("digits", "--exemplars.unroll-length", "0"), "--exemplars.unroll-length 0: .* at least one step"),
+        (("digits", "--exemplars.unroll-length", "-1"), "--exemplars.unroll-length -1: .* at least one step"),
+        (("digits", "--exemplars.unroll-length", "five"), "five"),
+        (("digits", "--exemplars.inner-init", "heads"), "heads"),
+        (("digits", "--train.epochs", "0"), "--train.epochs 0: must be positive"),
+        (("digits", "--train.epoch", "1"), "--train.epoch"),
+        (("digits", "--no-such-flag", "1"), "--no-such-flag"),
+        (("digits", "--data.source", "foldr"), "unknown data source 'foldr': did you mean 'folder'"),
+        (("digits", "--net.name", "resnet"), "unknown network 'resnet': did you mean 'resnet32'"),
+        (("digits", "--net.widths", "0"), "widths .0"),
+        (("images",), "--data.path"),
+        (("npz",), "--data.path"),
+        (("images", "--data.path", "/no/such/folder"), "/no/such/folder does not exist"),
+        (("npz", "--data.path", "/no/such/file.npz"), "/no/such/file.npz does not exist"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_bad_setting_is_refused_and_leaves_nothing(capsys, tmp_path, words, message):
+    out = tmp_path / "out"
+    assert re.search(message, refused(capsys, "run", *words, "--out", out))
+    assert not out.exists()
+
+
+def write_images(root, classes, size=8):
+    for split, names in classes.items():
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            for i in range(3):
+                Image.fromarray(RNG.integers(0, 256, (size, size, 3), np.uint8)).save(root / split / name / f"{i}.png")
+
+
+def only_in_train(root):
+    write_images(root, {"train": ["cat", "dog", "owl"], "test": ["cat", "dog"]})
+
+
+def only_in_test(root):
+    write_images(root, {"train": ["cat", "dog"], "test": ["cat", "dog", "owl"]})
+
+
+def no_splits(root):
+    root.mkdir()
+
+
+def unreadable(root):
+    write_images(root, {"train": ["cat", "dog"], "test": ["cat", "dog"]})
+    (root / "train" / "cat" / "1.png").write_bytes(b"no image")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (no_splits, "has no folder train/"),
+        (only_in_train, "owl is only in train/"),
+        (only_in_test, "owl is only in test/"),
+        (unreadable, r"cat/1\.png"),
+    ],
+)
+def test_a_bad_image_folder_is_refused(capsys, tmp_path, make, message):
+    make(tmp_path / "data")
+    arguments = ("--data.path", tmp_path / "data", "--base", "1", "--phases", "1", "--out", tmp_path / "out")
+    assert re.search(message, refused(capsys, "run", "images", *arguments))
+    assert not (tmp_path / "out").exists()
+
+
+def arrays(**changes):
+    images, labels = RNG.integers(0, 256, (8, 8, 8, 3), np.uint8), np.arange(8) % 2
+    good = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    return {name: value for name, value in (good | changes).items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_labels": None}, "lacks test_labels"),
+        ({"train_images": np.zeros((8, 8, 8, 3), np.float32)}, "train_images is float32; it has to be uint8"),
+        ({"train_images": np.zeros((8, 64), np.uint8)}, r"train_images has shape \[8, 64\]"),
+        ({"test_images": np.zeros((8, 9, 9, 3), np.uint8)}, "differ in shape"),
+        ({"train_labels": np.zeros(7, np.int64)}, "7 entries for 8 images"),
+        ({"train_labels": np.linspace(0, 1, 8)}, "labels have to be integers"),
+    ],
+)
+def test_a_bad_npz_is_refused(capsys, tmp_path, changes, message):
+    np.savez(tmp_path / "data.npz", **arrays(**changes))
+    arguments = ("--data.path", tmp_path / "data.npz", "--base", "1", "--phases", "1", "--out", tmp_path / "out")
+    assert re.search(message, refused(capsys, "run", "npz", *arguments))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_an_out_that_cannot_be_written_is_refused(capsys, tmp_path, command):
+    (tmp_path / "file").write_text("")
+    message = refused(capsys, command, "digits", "--out", tmp_path / "file" / "out")
+    assert re.search(r"--out .*file/out.* cannot be used: Not a directory", message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("rum", "digits"), "unknown command 'rum': choose from run, compare, report"),
+        (("compare", "digits", "--methods", "icarl", "bick"), "unknown method 'bick': did you mean 'bic'"),
+        (("compare", "digits", "--exemplars", "randm"), "unknown exemplar kind 'randm': did you mean 'random'"),
+        (("compare", "digits", "--seeds", "0"), "--seeds 0: at least one"),
+        (("compare", "digits", "--phases", "3"), "--phases 3 does not divide"),
+        (("report", "/no/such/folder"), "/no/such/folder is not a folder"),
+        (("report",), "DIR"),
+    ],
+    ids=str,
+)
+def test_a_bad_command_is_refused(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(message, refused(capsys, *words))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_finished_runs_has_no_report(capsys, tmp_path):
+    assert "no finished run" in refused(capsys, "report", tmp_path)
+
+
+def test_numbers_gone_wrong_have_a_status_of_their_own(capsys, tmp_path):
+    words = ("run", "digits", "--exemplars", "random", *TINY, "--train.learning-rate", "1e20", "--out", tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(word) for word in words])
+    assert caught.value.code == 3
+    assert "not finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--help",), ("run PRESET", "compare PRESET", "report DIR", "digits", "lucir")),
+        (("run", "--help"), ("digits", "images")),
+        (
+            ("run", "digits", "--help"),
+            ("--exemplars.unroll-length", "--exemplars.outer-steps", "--train.epochs", "--out"),
+        ),
+        (("run", "digits", "--method", "bic", "--help"), ("--method.holdout",)),
+        (("compare", "digits", "--help"), ("--seeds", "--exemplars.unroll-length", "--phases", "--methods")),
+        (("report", "--help"), ("DIR",)),
+    ],
+    ids=str,
+)
+def test_help_names_the_settings(capsys, words, named):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in named)
+
+
+def test_the_module_is_the_command():
+    command = [sys.executable, "-m", "mnemonics_jax", "run", "digit"]
+    child = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert child.returncode == 2
+    assert child.stderr.startswith("mnemonics: unknown preset 'digit'")
+    assert "Traceback" not in child.stderr
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The folder of a comparison of 2 methods × 2 kinds on 2 class orders."""
+    out = tmp_path_factory.mktemp("compare")
+    arms = ("--methods", "lwf", "icarl", "--exemplars", "random", "herding", "--seeds", "2")
+    cli.main(["compare", "digits", *arms, *TINY, "--out", str(out)])
+    return out
+
+
+def summary(folder, name):
+    return json.loads((folder / name / "summary.json").read_text())
+
+
+def test_compare_writes_a_row_for_each_arm(compared):
+    rows = json.loads((compared / "comparison.json").read_text())
+    arms = {(row["method"], row["exemplars"]): row for row in rows}
+    assert set(arms) == {(m, k) for m in ("lwf", "icarl") for k in ("random", "herding")}
+    assert (compared / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    for (method, kind), row in arms.items():
+        runs = [summary(compared, f"{method}-{kind}-seed{seed}") for seed in (0, 1)]
+        herding = [summary(compared, f"{method}-herding-seed{seed}") for seed in (0, 1)]
+        one, two = (run["average_accuracy"] for run in runs)
+        assert row["seeds"] == 2
+        assert row["average_accuracy_mean"] == pytest.approx((one + two) / 2)
+        # Two values differ from their mean by half their distance: s = |a − b| / √2, and s / √2 = |a − b| / 2.
+        assert row["average_accuracy_sem"] == pytest.approx(abs(one - two) / 2)
+        assert row["forgetting_mean"] == pytest.approx(sum(run["forgetting"] for run in runs) / 2)
+        gains = [run["average_accuracy"] - base["average_accuracy"] for run, base in zip(runs, herding, strict=True)]
+        if kind == "herding":
+            assert row["paired_gain_vs_herding_mean"] is row["paired_gain_vs_herding_sem"] is None
+        else:
+            assert row["paired_gain_vs_herding_mean"] == pytest.approx(sum(gains) / 2)
+            assert row["paired_gain_vs_herding_sem"] == pytest.approx(abs(gains[0] - gains[1]) / 2)
+
+
+def test_report_rebuilds_both_files_from_the_summaries(compared, capsys, monkeypatch):
+    before = json.loads((compared / "comparison.json").read_text())
+    (compared / "comparison.json").unlink()
+    (compared / "accuracy.png").unlink()
+    monkeypatch.setattr(cli, "run", None)
+    cli.main(["report", str(compared)])
+    assert json.loads((compared / "comparison.json").read_text()) == before
+    assert (compared / "accuracy.png").stat().st_size > 1000
+    assert "icarl" in capsys.readouterr().out

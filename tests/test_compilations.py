@@ -1,0 +1,53 @@
+"""More phases compile no more programs: each count comes from a process of its own."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+CHILD = """
+import json, pickle, sys
+from pathlib import Path
+from mnemonics_jax.console import Display
+from mnemonics_jax.run import run
+config, out = pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2])
+print(json.dumps(run(config, out, Display())["compilations"]))
+"""
+
+
+def count(config, folder, **environment):
+    """The summary's "compilations" of a run in a fresh process."""
+    folder.mkdir()
+    path = folder / "config.pickle"
+    path.write_bytes(pickle.dumps(config))
+    command = [sys.executable, "-c", CHILD, str(path), str(folder / "run")]
+    child = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **environment})
+    assert child.returncode == 0, child.stderr
+    return json.loads(child.stdout)
+
+
+@pytest.mark.parametrize(("method", "kind"), [("icarl", "mnemonics"), ("bic", "herding"), ("lucir", "random")])
+def test_eight_phases_compile_what_five_compile(tiny, tmp_path, method, kind):
+    few = tiny.config(method, kind, stream={"base": 5, "phases": 5}, train={"epochs": 1})
+    many = tiny.config(method, kind, stream={"base": 2, "phases": 8}, train={"epochs": 1})
+    counts = [count(few, tmp_path / "few"), count(many, tmp_path / "many")]
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.slow
+def test_programs_from_a_warm_cache_count_like_compiled_ones(tiny, tmp_path):
+    config = tiny.config("icarl", "herding", train={"epochs": 1})
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    cold = count(config, tmp_path / "cold", **cache)
+    entries = len(list((tmp_path / "cache").iterdir()))
+    assert entries > 0
+    warm = count(config, tmp_path / "warm", **cache)
+    assert len(list((tmp_path / "cache").iterdir())) == entries, "the second process found every program"
+    assert warm == cold

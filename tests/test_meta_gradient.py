@@ -1,0 +1,247 @@
+"""The exemplar meta-gradient against central differences, and what a chunk of outer steps may and may not change."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnemonics_jax.data.augment import Augmentation
+from mnemonics_jax.exemplars import inner, learning, memory
+from mnemonics_jax.exemplars.inner import InnerProgram, Models
+from mnemonics_jax.exemplars.mnemonics import Mnemonics
+from mnemonics_jax.exemplars.outer import OuterBatches, OuterProblem, learn_chunk, optimizer, outer_loss
+from mnemonics_jax.nets import NetConfig, build, init
+from mnemonics_jax.phase import run_phase
+from mnemonics_jax.rng import root_key
+from mnemonics_jax.state import initial_state
+from mnemonics_jax.watch import Silent
+
+CLASSES, SEEN, EACH, SIDE, STEPS = 5, 4, 2, 6, 3
+SETTINGS = Mnemonics(
+    per_class=EACH,
+    unroll_length=STEPS,
+    inner_init="reset_head",
+    inner_scope="all",
+    inner_learning_rate=0.2,
+    inner_momentum=0.9,
+    inner_augment=False,
+    outer_augment=False,
+    remat="step",
+)
+INITS = ("current", "reset_head", "previous", "perturbed", "partly_reset", "fresh")
+SCOPES = ("head", "last_stage", "all")
+
+
+def to_double(tree):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64 if leaf.dtype.kind == "f" else None), tree)
+
+
+def random_model(net, seed):
+    """A model with statistics, scales and shifts of its own, as a trained one has."""
+    variables = init(net, jax.random.key(seed), (SIDE, SIDE, 1))
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda p: p + 0.2 * rng.standard_normal(p.shape), variables.params)
+    stats = jax.tree.map(lambda s: s + rng.uniform(0, 0.3, s.shape), variables.batch_stats)
+    return variables._replace(params=params, batch_stats=stats)
+
+
+def make_case(seed=0, head="linear", crop=0, flip=False, **settings):
+    """Program, problem, pixels and one outer batch; the last class is unseen and its slots are empty."""
+    rng = np.random.default_rng(seed)
+    net = build(NetConfig(name="convnet", widths=(4, 6)), CLASSES, head)
+    program = InnerProgram(net, dataclasses.replace(SETTINGS, **settings), Augmentation(crop, flip, (0.4,), (0.3,)))
+    slots = CLASSES * EACH
+    kept = memory.Memory(np.zeros((CLASSES, EACH, SIDE, SIDE, 1), np.uint8), np.array([2, 2, 1, 2, 0], np.int32))
+    labels, seen = kept.labels(), np.arange(CLASSES) < SEEN
+    models, shape = Models(random_model(net, 1), random_model(net, 2)), (slots, SIDE, SIDE, 1)
+    problem = OuterProblem(models, labels, kept.used.reshape(-1), seen, np.zeros(shape), np.ones(shape))
+    batch = OuterBatches(
+        images=rng.uniform(size=(12, SIDE, SIDE, 1)),
+        labels=np.arange(12, dtype=np.int32) % SEEN,
+        inner=inner.draw_batches(program.settings, kept.used, rng),
+        learning_rate=np.float32(0.02),
+        index=np.int32(0),
+        active=np.bool_(True),
+    )
+    return program, problem, rng.uniform(0.2, 0.8, (slots, SIDE, SIDE, 1)), batch
+
+
+def loss_and_gradient(case):
+    program, problem, _, batch = case
+    models, images = to_double(problem.models), jnp.asarray(batch.images, jnp.float64)
+    problem, batch = jax.tree.map(jnp.asarray, (problem._replace(models=models), batch._replace(images=images)))
+    key = jax.random.key(7)
+    function = jax.value_and_grad(lambda pixels: outer_loss(program, problem, pixels, batch, key))
+    # Each program runs a few times only: most of its cost is the compilation.
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def worst_error(case, epsilon=1e-5):
+    """Largest relative error of the gradient along random unit directions, against central differences."""
+    value_and_grad, rng = loss_and_gradient(case), np.random.default_rng(3)
+    pixels = jnp.asarray(case[2], jnp.float64)
+    value, gradient = value_and_grad(pixels)
+    assert value.dtype == gradient.dtype == jnp.float64
+    assert jnp.linalg.norm(gradient) > 1e-4
+    # A random unit direction has a derivative of about this size; one that cancels is judged by it, not by itself.
+    typical = jnp.linalg.norm(gradient) / np.sqrt(gradient.size)
+    errors = []
+    for _ in range(3):
+        direction = rng.standard_normal(pixels.shape)
+        direction /= np.linalg.norm(direction)
+        above, below = (value_and_grad(pixels + sign * epsilon * direction)[0] for sign in (1, -1))
+        difference = (above - below) / (2 * epsilon)
+        errors.append(abs(jnp.vdot(gradient, direction) - difference) / max(abs(difference), typical))
+    return float(max(errors)), gradient
+
+
+@pytest.fixture(autouse=True)
+def _double_start(monkeypatch):
+    """Networks initialised inside the inner loop in the type of the test: their BatchNorm would be float32 always."""
+    original = inner.init
+
+    def init_in_default_type(*args):
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.zeros(()).dtype), original(*args))
+
+    monkeypatch.setattr(inner, "init", init_in_default_type)
+
+
+@pytest.mark.parametrize(("inner_init", "inner_scope"), list(itertools.product(INITS, SCOPES)))
+def test_meta_gradient_agrees_with_differences_from_every_start_and_in_every_scope(inner_init, inner_scope):
+    with jax.enable_x64(True):
+        case = make_case(inner_init=inner_init, inner_scope=inner_scope)
+        error, gradient = worst_error(case)
+        assert error < 1e-6
+        assert not np.asarray(gradient)[~case[1].learned].any(), "an empty slot is not looked at"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"remat": "none"},
+        {"remat": "segments", "unroll_length": 5},
+        {"inner_momentum": 0.0},
+        {"inner_momentum": 0.0, "inner_scope": "head"},
+        {"head": "cosine"},
+        {"head": "cosine", "inner_scope": "head"},
+        {"head": "cosine", "inner_init": "current"},
+        {"crop": 1, "inner_augment": True, "outer_augment": True},
+        {"crop": 1, "flip": True, "inner_augment": True, "outer_augment": True, "inner_scope": "head"},
+        {"inner_batch": 3},
+    ],
+    ids=str,
+)
+def test_meta_gradient_agrees_with_differences_under_every_other_setting(settings):
+    with jax.enable_x64(True):
+        assert worst_error(make_case(**settings))[0] < 1e-6
+
+
+@pytest.mark.parametrize("settings", [{"first_order": True}, {"truncate": 1}], ids=str)
+def test_an_approximate_meta_gradient_is_told_from_the_exact_one(settings):
+    with jax.enable_x64(True):
+        assert worst_error(make_case(**settings))[0] > 1e-3
+
+
+def chunk_inputs(learning_rate=0.02):
+    """A chunk of three outer steps of which the last is not active, in the types a run uses."""
+    program, problem, pixels, batch = make_case()
+    problem = problem._replace(learned=problem.learned & (problem.labels == 3))
+    rng = np.random.default_rng(5)
+    stacked = jax.tree.map(lambda leaf: np.stack([leaf] * 3), batch)._replace(
+        images=rng.integers(0, 256, (3, 12, SIDE, SIDE, 1)).astype(np.uint8),
+        learning_rate=np.full(3, learning_rate, np.float32),
+        index=np.arange(3, dtype=np.int32),
+        active=np.array([True, True, False]),
+    )
+    pixels = pixels.astype(np.float32)
+    return program, problem, pixels, optimizer(program.settings.outer_clip).init(jnp.asarray(pixels)), stacked
+
+
+KEY = np.array([1, 2], np.uint32)
+
+
+def test_a_chunk_moves_the_learned_slots_and_no_other():
+    program, problem, pixels, state, batches = chunk_inputs()
+    moved, _, log = learn_chunk(program, problem, pixels, state, batches, KEY)
+    assert np.asarray(moved)[~problem.learned].tobytes() == pixels[~problem.learned].tobytes()
+    assert (np.abs(np.asarray(moved) - pixels)[problem.learned].max(axis=(1, 2, 3)) > 0.01).all()
+    assert (np.asarray(log.gradient_norm)[:2] > 0).all()
+
+
+def test_a_chunk_keeps_pixels_in_range_however_long_the_step():
+    program, problem, pixels, state, batches = chunk_inputs(learning_rate=50.0)
+    moved = np.asarray(learn_chunk(program, problem, pixels, state, batches, KEY)[0])[problem.learned]
+    assert moved.min() == 0
+    assert moved.max() == 1
+
+
+def test_a_step_that_is_not_active_changes_nothing():
+    program, problem, pixels, state, batches = chunk_inputs()
+    idle = batches._replace(active=np.zeros(3, bool))
+    kept, kept_state, _ = learn_chunk(program, problem, pixels, state, idle, KEY)
+    assert np.asarray(kept).tobytes() == pixels.tobytes()
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), kept_state, state))
+    # What the idle last step holds does not matter to the two active ones before it.
+    other = batches._replace(images=np.concatenate([batches.images[:2], 255 - batches.images[2:]]))
+    first, second = (learn_chunk(program, problem, pixels, state, b, KEY) for b in (batches, other))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), first, second))
+
+
+@pytest.fixture(scope="module")
+def learned(tiny):
+    """Exemplars of two of five digits learned, with the pixels whose outer loss was measured before and after."""
+    changes = {"outer_steps": 30, "outer_learning_rate": 0.05, "inner_scope": "head", "inner_learning_rate": 1.0}
+    setup = tiny.setup("icarl", "mnemonics", train={"epochs": 8}, exemplars=changes)
+    # The base phase's model, without exemplars of its own.
+    herded = dataclasses.replace(setup, config=tiny.config("icarl", "herding", train={"epochs": 8}))
+    trained, start = run_phase(herded, initial_state(herded), Silent()), initial_state(setup)
+    state, stream = start._replace(variables=trained.variables), setup.stream
+    kept, rng = state.memory, np.random.default_rng(0)
+    for c in range(5):
+        images = stream.dataset.train_images[stream.train_labels == c]
+        kept = memory.add_class(kept, c, images[rng.permutation(len(images))[:4]])
+    measured, original = [], learning.outer_losses
+
+    def spy(program, problem, pixels, *rest):
+        measured.append(np.asarray(pixels))
+        return original(program, problem, pixels, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "outer_losses", spy)
+        after, log = learning.solve(
+            setup.inner_program,
+            Models(state.variables, state.previous),
+            kept,
+            learning.new_task(setup.config.exemplars, kept, range(3, 5)),
+            learning.Samples(setup.train_store, stream.train_indices(0), setup.sample_labels(kept)),
+            root_key(0),
+            0,
+            0,
+            lambda done, loss: None,
+        )
+    return kept, after, log, measured
+
+
+def test_learning_lowers_the_outer_loss(learned):
+    log = learned[2]
+    assert log.outer_loss_after < log.outer_loss_before - 0.05
+    assert log.pixel_change > 0.02
+    assert log.gradient_norm > 0
+
+
+def test_the_reported_loss_is_measured_on_the_stored_bytes(learned):
+    before, after, _, measured = learned
+    assert after.images.dtype == np.uint8
+    np.testing.assert_array_equal(measured[0], (before.images / np.float32(255)).reshape(measured[0].shape))
+    np.testing.assert_array_equal(measured[1], (after.images / np.float32(255)).reshape(measured[1].shape))
+
+
+def test_learning_leaves_all_other_classes_alone(learned):
+    before, after, *_ = learned
+    others = [c for c in range(10) if c not in (3, 4)]
+    assert after.images[others].tobytes() == before.images[others].tobytes()
+    assert (after.images[[3, 4]] != before.images[[3, 4]]).any(axis=(1, 2, 3, 4)).all()
+    np.testing.assert_array_equal(after.counts, before.counts)
