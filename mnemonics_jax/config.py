@@ -53,24 +53,23 @@ class Preset:
     method: str = "icarl"
 
 
+# An inner loop on the head alone passes each exemplar through the network once a step of the outer loop, not T times.
+_ON_A_CPU: dict[str, Any] = {"inner_scope": "head", "outer_learning_rate": 0.005}
+
 PRESETS = {
     "digits": Preset(
         summary="scikit-learn's 8×8 handwritten digits, 10 classes; needs no download",
         data=DataConfig(source="digits", crop_padding=1, flip=False),
         net=NetConfig(name="convnet", widths=(32, 64)),
         train=TrainConfig(epochs=30, batch_size=64, learning_rate=0.05),
-        exemplars={
-            "per_class": 5,
-            "inner_scope": "head",
-            "outer_learning_rate": 0.002,
-        },
+        exemplars={**_ON_A_CPU, "per_class": 5, "outer_learning_rate": 0.002},
     ),
     "images": Preset(
         summary="your own small pictures in folders (--data.path DIR), a small network for a CPU",
         data=DataConfig(source="folder"),
         net=NetConfig(name="convnet", widths=(32, 64, 128)),
-        train=TrainConfig(epochs=40, batch_size=64),
-        exemplars={},
+        train=TrainConfig(epochs=20, batch_size=64, learning_rate=0.05),
+        exemplars=_ON_A_CPU,
     ),
     "images-resnet32": Preset(
         summary="your own 32×32 pictures in folders with the networks and settings of CIFAR-100",
@@ -83,8 +82,8 @@ PRESETS = {
         summary="your own arrays in a .npz file (--data.path FILE), a small network for a CPU",
         data=DataConfig(source="npz"),
         net=NetConfig(name="convnet", widths=(32, 64, 128)),
-        train=TrainConfig(epochs=40, batch_size=64),
-        exemplars={},
+        train=TrainConfig(epochs=20, batch_size=64, learning_rate=0.05),
+        exemplars=_ON_A_CPU,
     ),
 }
 
