@@ -178,6 +178,13 @@ def test_a_chunk_keeps_pixels_in_range_however_long_the_step():
     assert moved.max() == 1
 
 
+def test_a_chunk_keeps_pixels_within_the_bounds_of_the_problem():
+    program, problem, pixels, state, batches = chunk_inputs(learning_rate=50.0)
+    problem = problem._replace(low=np.maximum(pixels - 0.1, 0), high=np.minimum(pixels + 0.1, 1))
+    moved = np.asarray(learn_chunk(program, problem, pixels, state, batches, KEY)[0])
+    np.testing.assert_allclose(np.abs(moved - pixels)[problem.learned].max(), 0.1, rtol=1e-5)
+
+
 def test_a_step_that_is_not_active_changes_nothing():
     program, problem, pixels, state, batches = chunk_inputs()
     idle = batches._replace(active=np.zeros(3, bool))
@@ -192,8 +199,8 @@ def test_a_step_that_is_not_active_changes_nothing():
 
 @pytest.fixture(scope="module")
 def learned(tiny):
-    """Exemplars of two of five digits learned, with the pixels whose outer loss was measured before and after."""
-    changes = {"outer_steps": 30, "outer_learning_rate": 0.05, "inner_scope": "head", "inner_learning_rate": 1.0}
+    """Exemplars of four of five digits learned, with the pixels whose outer loss was measured before and after."""
+    changes = {"outer_steps": 60, "outer_learning_rate": 0.05, "inner_scope": "head", "inner_learning_rate": 1.0}
     setup = tiny.setup("icarl", "mnemonics", train={"epochs": 8}, exemplars=changes)
     # The base phase's model, without exemplars of its own.
     herded = dataclasses.replace(setup, config=tiny.config("icarl", "herding", train={"epochs": 8}))
@@ -215,7 +222,7 @@ def learned(tiny):
             setup.inner_program,
             Models(state.variables, state.previous),
             kept,
-            learning.new_task(setup.config.exemplars, kept, range(3, 5)),
+            learning.new_task(setup.config.exemplars, kept, range(1, 5)),
             learning.Samples(setup.train_store, stream.train_indices(0), setup.sample_labels(kept)),
             root_key(0),
             0,
@@ -227,7 +234,7 @@ def learned(tiny):
 
 def test_learning_lowers_the_outer_loss(learned):
     log = learned[2]
-    assert log.outer_loss_after < log.outer_loss_before - 0.05
+    assert log.outer_loss_after < 0.9 * log.outer_loss_before
     assert log.pixel_change > 0.02
     assert log.gradient_norm > 0
 
@@ -241,7 +248,7 @@ def test_the_reported_loss_is_measured_on_the_stored_bytes(learned):
 
 def test_learning_leaves_all_other_classes_alone(learned):
     before, after, *_ = learned
-    others = [c for c in range(10) if c not in (3, 4)]
+    others = [c for c in range(10) if c not in range(1, 5)]
     assert after.images[others].tobytes() == before.images[others].tobytes()
-    assert (after.images[[3, 4]] != before.images[[3, 4]]).any(axis=(1, 2, 3, 4)).all()
+    assert (after.images[1:5] != before.images[1:5]).any(axis=(1, 2, 3, 4)).all()
     np.testing.assert_array_equal(after.counts, before.counts)
