@@ -41,7 +41,7 @@ def run_phase(setup: Setup, state: PhaseState, watch: Watch) -> PhaseState:
     state = state._replace(variables=variables, previous=state.variables, bias=bias)
     if setup.config.method.uses_memory:
         state = state._replace(memory=_choose(setup, state))
-        state = state._replace(memory=_learn(setup, state, watch))
+        state = _learn(setup, state, watch)
         setup.train_store.hold(state.memory.images)
     phase = int(state.phase)
     state = state._replace(right=_with_row(state.right, phase, _evaluate(setup, state, state.variables, state.bias)))
@@ -168,45 +168,39 @@ def _choose(setup: Setup, state: PhaseState) -> Memory:
     return memory
 
 
-def _learn(setup: Setup, state: PhaseState, watch: Watch) -> Memory:
-    """The memory with the new classes' exemplars learned, then the old ones adjusted, where the kind does so."""
+def _learn(setup: Setup, state: PhaseState, watch: Watch) -> PhaseState:
+    """The state with the new classes' exemplars learned, then the old ones adjusted, where the kind does so."""
     settings, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
-    memory = state.memory
     if not isinstance(settings, Mnemonics):
-        return memory
+        return state
     new = stream.new_classes(phase)
-    labels = setup.sample_labels(memory)
-    slots = setup.first_slot + memory.slots()
+    labels = setup.sample_labels(state.memory)
+    slots = setup.first_slot + state.memory.slots()
     data = np.concatenate([stream.train_indices(phase), slots[labels[slots] < new.start]])
-    memory = _solve(setup, state, memory, "exemplars", new_task(settings, memory, new), data, 0, watch)
+    memory, log_rates = _solve(setup, state, "exemplars", new_task(settings, state.memory, new), data, 0, watch)
+    state = state._replace(memory=memory, log_rates=log_rates)
     if settings.adjust:
         for index, (task, other) in enumerate(half_tasks(settings, memory, range(new.start)), start=1):
             others = setup.first_slot + np.flatnonzero(other)
-            memory = _solve(setup, state, memory, "adjusting", task, others, index, watch)
-    return memory
+            # The step sizes stay those that were learned on real data.
+            state = state._replace(memory=_solve(setup, state, "adjusting", task, others, index, watch)[0])
+    return state
 
 
 def _solve(
-    setup: Setup,
-    state: PhaseState,
-    memory: Memory,
-    name: str,
-    task: Task,
-    data: Int[np.ndarray, "sample"],
-    index: int,
-    watch: Watch,
-) -> Memory:
-    """The memory with one task solved, and what that did told."""
-    setup.train_store.hold(memory.images)
+    setup: Setup, state: PhaseState, name: str, task: Task, data: Int[np.ndarray, "sample"], index: int, watch: Watch
+) -> tuple[Memory, Float[np.ndarray, "steps"]]:
+    """Memory and logarithms of the inner step sizes with one task solved, and what that did told."""
+    setup.train_store.hold(state.memory.images)
     phase = int(state.phase)
     watch.stage(phase, name, task.steps)
-    samples = Samples(setup.train_store, data, setup.sample_labels(memory))
-    memory, learned = solve(
+    memory, log_rates, learned = solve(
         setup.inner_program,
         _models(state),
-        memory,
+        state.memory,
+        state.log_rates,
         task,
-        samples,
+        Samples(setup.train_store, data, setup.sample_labels(state.memory)),
         state.key,
         phase,
         index,
@@ -219,7 +213,7 @@ def _solve(
             f"({learned.outer_loss_before:.4f} before, {learned.outer_loss_after:.4f} after): try another "
             "--exemplars.inner-init, more --exemplars.outer-steps or a smaller --exemplars.outer-learning-rate"
         )
-    return memory
+    return memory, log_rates
 
 
 def _models(state: PhaseState) -> Models:
@@ -237,6 +231,7 @@ def _exemplar_model(setup: Setup, state: PhaseState) -> Variables:
         state.memory.labels(),
         np.arange(stream.num_classes) < stream.seen(phase),
         draw_batches(settings, state.memory.used, generator(state.key, phase, Use.FIT)),
+        np.exp(state.log_rates),
         stream_key(state.key, phase, Use.FIT),
     )
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int32, UInt32
+from jaxtyping import Array, Float, Int32, UInt32
 
 from mnemonics_jax import data
 from mnemonics_jax.config import Config
@@ -28,14 +28,16 @@ class PhaseState(NamedTuple):
     """All that one phase hands to the next, in host memory, and exactly what a checkpoint holds.
 
     `phase` is the phase to run next; `variables` and `previous` are the last two models trained (at first, both the
-    initial one). `right[i, g]` and `right_exemplar_model[i, g]` count the test images of phase g's classes that Θ_i and
-    Θ_i^E got right; −1 where not measured.
+    initial one); `log_rates` are the logarithms of the inner loop's step sizes. `right[i, g]` and
+    `right_exemplar_model[i, g]` count the test images of phase g's classes that Θ_i and Θ_i^E got right; −1 where not
+    measured.
     """
 
     phase: Int32[np.ndarray, ""]
     variables: Variables
     previous: Variables
     memory: Memory
+    log_rates: Float[np.ndarray, "steps"]
     bias: Bias
     key: Key
     right: Int32[np.ndarray, "phases groups"]
@@ -108,6 +110,7 @@ def initial_state(setup: Setup) -> PhaseState:
         variables=variables,
         previous=variables,
         memory=memories.empty(classes, capacity, shape, settings.stored_dtype),
+        log_rates=np.full(settings.unroll_length, np.log(settings.inner_learning_rate), np.float32),
         bias=Bias(np.ones(classes, np.float32), np.zeros(classes, np.float32)),
         key=key,
         right=unmeasured,

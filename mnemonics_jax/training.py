@@ -181,6 +181,9 @@ def train(
             bad = int(steps[active][np.flatnonzero(~np.isfinite(losses))[0]])
             raise NumbersError(f"the training loss is not finite at step {bad} of {total}")
         report(Progress(done, total, (done - 1) // per_epoch + 1, float(losses.mean()), 100 * float(hits.mean())))
+    # The last update has no loss after it that would show what it did.
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)):
+        raise NumbersError(f"the model is not finite after step {total - 1} of {total}")
     return state.variables
 
 

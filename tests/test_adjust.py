@@ -45,14 +45,14 @@ def adjusted(tiny):
     calls, chunks = [], []
     solve, learn_chunk = phases.solve, learning.learn_chunk
 
-    def spy(program, models, kept, task, samples, *rest):
-        after, log = solve(program, models, kept, task, samples, *rest)
-        calls.append((kept, task, samples, after))
-        return after, log
+    def spy(program, models, kept, log_rates, task, *rest):
+        solved = solve(program, models, kept, log_rates, task, *rest)
+        calls.append((kept, task, solved[0]))
+        return solved
 
-    def spy_chunk(program, problem, pixels, opt_state, batches, key):
+    def spy_chunk(program, problem, learnable, opt_state, batches, key):
         chunks.append((len(calls), batches))
-        return learn_chunk(program, problem, pixels, opt_state, batches, key)
+        return learn_chunk(program, problem, learnable, opt_state, batches, key)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phases, "solve", spy)
@@ -63,12 +63,12 @@ def adjusted(tiny):
 def test_the_new_exemplars_come_first_then_both_halves(adjusted):
     _, _, after, calls, _ = adjusted
     assert len(calls) == 3
-    new, first, second = (task for _, task, _, _ in calls)
+    new, first, second = (task for _, task, _ in calls)
     assert new.learned[5].all()
     assert not new.learned[:5].any()
     assert not first.learned[5:].any()
     assert (first.learned | second.learned)[:5].all()
-    np.testing.assert_array_equal(calls[-1][3].images, after.memory.images)
+    np.testing.assert_array_equal(calls[-1][2].images, after.memory.images)
 
 
 def test_no_half_sees_its_own_loss(adjusted):

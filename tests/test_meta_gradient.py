@@ -12,7 +12,7 @@ from mnemonics_jax.data.augment import Augmentation
 from mnemonics_jax.exemplars import inner, learning, memory
 from mnemonics_jax.exemplars.inner import InnerProgram, Models
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
-from mnemonics_jax.exemplars.outer import OuterBatches, OuterProblem, learn_chunk, optimizer, outer_loss
+from mnemonics_jax.exemplars.outer import Learnable, OuterBatches, OuterProblem, learn_chunk, optimizer, outer_loss
 from mnemonics_jax.nets import NetConfig, build, init
 from mnemonics_jax.phase import run_phase
 from mnemonics_jax.rng import root_key
@@ -48,15 +48,16 @@ def random_model(net, seed):
     return variables._replace(params=params, batch_stats=stats)
 
 
-def make_case(seed=0, head="linear", crop=0, flip=False, **settings):
+def make_case(seed=0, head="linear", crop=0, flip=False, frozen=None, **settings):
     """Program, problem, pixels and one outer batch; the last class is unseen and its slots are empty."""
     rng = np.random.default_rng(seed)
-    net = build(NetConfig(name="convnet", widths=(4, 6)), CLASSES, head)
+    net = build(NetConfig(name="convnet", widths=(4, 6), weight_transfer=frozen is not None), CLASSES, head)
     program = InnerProgram(net, dataclasses.replace(SETTINGS, **settings), Augmentation(crop, flip, (0.4,), (0.3,)))
     slots = CLASSES * EACH
     kept = memory.Memory(np.zeros((CLASSES, EACH, SIDE, SIDE, 1), np.uint8), np.array([2, 2, 1, 2, 0], np.int32))
     labels, seen = kept.labels(), np.arange(CLASSES) < SEEN
-    models, shape = Models(random_model(net, 1), random_model(net, 2)), (slots, SIDE, SIDE, 1)
+    models = Models(random_model(net, 1), random_model(net, 2), np.asarray(bool(frozen)))
+    shape = (slots, SIDE, SIDE, 1)
     problem = OuterProblem(models, labels, kept.used.reshape(-1), seen, np.zeros(shape), np.ones(shape))
     batch = OuterBatches(
         images=rng.uniform(size=(12, SIDE, SIDE, 1)),
@@ -66,7 +67,8 @@ def make_case(seed=0, head="linear", crop=0, flip=False, **settings):
         index=np.int32(0),
         active=np.bool_(True),
     )
-    return program, problem, rng.uniform(0.2, 0.8, (slots, SIDE, SIDE, 1)), batch
+    rates = np.log(program.settings.inner_learning_rate) + 0.1 * rng.standard_normal(program.settings.unroll_length)
+    return program, problem, Learnable(rng.uniform(0.2, 0.8, shape), rates), batch
 
 
 def loss_and_gradient(case):
@@ -74,7 +76,7 @@ def loss_and_gradient(case):
     models, images = to_double(problem.models), jnp.asarray(batch.images, jnp.float64)
     problem, batch = jax.tree.map(jnp.asarray, (problem._replace(models=models), batch._replace(images=images)))
     key = jax.random.key(7)
-    function = jax.value_and_grad(lambda pixels: outer_loss(program, problem, pixels, batch, key))
+    function = jax.value_and_grad(lambda learnable: outer_loss(program, problem, learnable, batch, key))
     # Each program runs a few times only: most of its cost is the compilation.
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -82,20 +84,22 @@ def loss_and_gradient(case):
 def worst_error(case, epsilon=1e-5):
     """Largest relative error of the gradient along random unit directions, against central differences."""
     value_and_grad, rng = loss_and_gradient(case), np.random.default_rng(3)
-    pixels = jnp.asarray(case[2], jnp.float64)
-    value, gradient = value_and_grad(pixels)
-    assert value.dtype == gradient.dtype == jnp.float64
-    assert jnp.linalg.norm(gradient) > 1e-4
-    # A random unit direction has a derivative of about this size; one that cancels is judged by it, not by itself.
-    typical = jnp.linalg.norm(gradient) / np.sqrt(gradient.size)
+    learnable = to_double(case[2])
+    value, gradients = value_and_grad(learnable)
+    assert value.dtype == gradients.pixels.dtype == gradients.log_rates.dtype == jnp.float64
     errors = []
-    for _ in range(3):
-        direction = rng.standard_normal(pixels.shape)
+    for part in (*Learnable._fields, "pixels"):
+        point, gradient = getattr(learnable, part), getattr(gradients, part)
+        assert jnp.linalg.norm(gradient) > 1e-4
+        # A random unit direction has a derivative of about this size; one that cancels is judged by it, not by itself.
+        typical = jnp.linalg.norm(gradient) / np.sqrt(gradient.size)
+        direction = rng.standard_normal(point.shape)
         direction /= np.linalg.norm(direction)
-        above, below = (value_and_grad(pixels + sign * epsilon * direction)[0] for sign in (1, -1))
+        moved = (learnable._replace(**{part: point + sign * epsilon * direction}) for sign in (1, -1))
+        above, below = (value_and_grad(place)[0] for place in moved)
         difference = (above - below) / (2 * epsilon)
         errors.append(abs(jnp.vdot(gradient, direction) - difference) / max(abs(difference), typical))
-    return float(max(errors)), gradient
+    return float(max(errors)), gradients.pixels
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +135,10 @@ def test_meta_gradient_agrees_with_differences_from_every_start_and_in_every_sco
         {"crop": 1, "inner_augment": True, "outer_augment": True},
         {"crop": 1, "flip": True, "inner_augment": True, "outer_augment": True, "inner_scope": "head"},
         {"inner_batch": 3},
+        {"inner_optimizer": "adam", "inner_learning_rate": 0.02},
+        {"inner_optimizer": "adam", "inner_learning_rate": 0.02, "inner_scope": "head"},
+        {"frozen": True},
+        {"frozen": False},
     ],
     ids=str,
 )
@@ -145,9 +153,9 @@ def test_an_approximate_meta_gradient_is_told_from_the_exact_one(settings):
         assert worst_error(make_case(**settings))[0] > 1e-3
 
 
-def chunk_inputs(learning_rate=0.02):
+def chunk_inputs(learning_rate=0.02, **settings):
     """A chunk of three outer steps of which the last is not active, in the types a run uses."""
-    program, problem, pixels, batch = make_case()
+    program, problem, start, batch = make_case(**settings)
     problem = problem._replace(learned=problem.learned & (problem.labels == 3))
     rng = np.random.default_rng(5)
     stacked = jax.tree.map(lambda leaf: np.stack([leaf] * 3), batch)._replace(
@@ -156,44 +164,53 @@ def chunk_inputs(learning_rate=0.02):
         index=np.arange(3, dtype=np.int32),
         active=np.array([True, True, False]),
     )
-    pixels = pixels.astype(np.float32)
-    return program, problem, pixels, optimizer(program.settings.outer_clip).init(jnp.asarray(pixels)), stacked
+    start = Learnable(*(leaf.astype(np.float32) for leaf in start))
+    state = optimizer(program.settings.outer_clip).init(jax.tree.map(jnp.asarray, start))
+    return program, problem, start, state, stacked
 
 
 KEY = np.array([1, 2], np.uint32)
 
 
 def test_a_chunk_moves_the_learned_slots_and_no_other():
-    program, problem, pixels, state, batches = chunk_inputs()
-    moved, _, log = learn_chunk(program, problem, pixels, state, batches, KEY)
-    assert np.asarray(moved)[~problem.learned].tobytes() == pixels[~problem.learned].tobytes()
-    assert (np.abs(np.asarray(moved) - pixels)[problem.learned].max(axis=(1, 2, 3)) > 0.01).all()
+    program, problem, start, state, batches = chunk_inputs()
+    (moved, log_rates), _, log = learn_chunk(program, problem, start, state, batches, KEY)
+    assert np.asarray(moved)[~problem.learned].tobytes() == start.pixels[~problem.learned].tobytes()
+    assert (np.abs(np.asarray(moved) - start.pixels)[problem.learned].max(axis=(1, 2, 3)) > 0.01).all()
+    np.testing.assert_array_equal(log_rates, start.log_rates)
     assert (np.asarray(log.gradient_norm)[:2] > 0).all()
 
 
+def test_a_chunk_learns_inner_step_sizes_where_asked():
+    program, problem, start, state, batches = chunk_inputs(learn_inner_rates=True)
+    log_rates = np.asarray(learn_chunk(program, problem, start, state, batches, KEY)[0].log_rates)
+    # Adam's first steps are about as long as its step size, 0.02, in every coordinate.
+    assert (np.abs(log_rates - start.log_rates) > 0.005).all()
+
+
 def test_a_chunk_keeps_pixels_in_range_however_long_the_step():
-    program, problem, pixels, state, batches = chunk_inputs(learning_rate=50.0)
-    moved = np.asarray(learn_chunk(program, problem, pixels, state, batches, KEY)[0])[problem.learned]
+    program, problem, start, state, batches = chunk_inputs(learning_rate=50.0)
+    moved = np.asarray(learn_chunk(program, problem, start, state, batches, KEY)[0].pixels)[problem.learned]
     assert moved.min() == 0
     assert moved.max() == 1
 
 
 def test_a_chunk_keeps_pixels_within_the_bounds_of_the_problem():
-    program, problem, pixels, state, batches = chunk_inputs(learning_rate=50.0)
-    problem = problem._replace(low=np.maximum(pixels - 0.1, 0), high=np.minimum(pixels + 0.1, 1))
-    moved = np.asarray(learn_chunk(program, problem, pixels, state, batches, KEY)[0])
-    np.testing.assert_allclose(np.abs(moved - pixels)[problem.learned].max(), 0.1, rtol=1e-5)
+    program, problem, start, state, batches = chunk_inputs(learning_rate=50.0)
+    problem = problem._replace(low=np.maximum(start.pixels - 0.1, 0), high=np.minimum(start.pixels + 0.1, 1))
+    moved = np.asarray(learn_chunk(program, problem, start, state, batches, KEY)[0].pixels)
+    np.testing.assert_allclose(np.abs(moved - start.pixels)[problem.learned].max(), 0.1, rtol=1e-5)
 
 
 def test_a_step_that_is_not_active_changes_nothing():
-    program, problem, pixels, state, batches = chunk_inputs()
+    program, problem, start, state, batches = chunk_inputs()
     idle = batches._replace(active=np.zeros(3, bool))
-    kept, kept_state, _ = learn_chunk(program, problem, pixels, state, idle, KEY)
-    assert np.asarray(kept).tobytes() == pixels.tobytes()
+    kept, kept_state, _ = learn_chunk(program, problem, start, state, idle, KEY)
+    assert np.asarray(kept.pixels).tobytes() == start.pixels.tobytes()
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), kept_state, state))
     # What the idle last step holds does not matter to the two active ones before it.
     other = batches._replace(images=np.concatenate([batches.images[:2], 255 - batches.images[2:]]))
-    first, second = (learn_chunk(program, problem, pixels, state, b, KEY) for b in (batches, other))
+    first, second = (learn_chunk(program, problem, start, state, b, KEY) for b in (batches, other))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), first, second))
 
 
@@ -212,16 +229,17 @@ def learned(tiny):
         kept = memory.add_class(kept, c, images[rng.permutation(len(images))[:4]])
     measured, original = [], learning.outer_losses
 
-    def spy(program, problem, pixels, *rest):
-        measured.append(np.asarray(pixels))
-        return original(program, problem, pixels, *rest)
+    def spy(program, problem, learnable, *rest):
+        measured.append(np.asarray(learnable.pixels))
+        return original(program, problem, learnable, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learning, "outer_losses", spy)
-        after, log = learning.solve(
+        after, _, log = learning.solve(
             setup.inner_program,
             Models(state.variables, state.previous),
             kept,
+            state.log_rates,
             learning.new_task(setup.config.exemplars, kept, range(1, 5)),
             learning.Samples(setup.train_store, stream.train_indices(0), setup.sample_labels(kept)),
             root_key(0),

@@ -105,5 +105,6 @@ def test_the_inner_loop_respects_the_frozen_kernels(tiny):
     for frozen, moved in ((True, {"filter_scale", "filter_shift"}), (False, {"kernel"})):
         models = Models(state.variables, state.previous, frozen=np.asarray(frozen))
         key = np.zeros(2, np.uint32)
-        fitted = fit_model(setup.inner_program, models, images, state.memory.labels(), seen, batches, key)
+        labels, rates = state.memory.labels(), np.exp(state.log_rates)
+        fitted = fit_model(setup.inner_program, models, images, labels, seen, batches, rates, key)
         assert changed(state.variables.params, fitted.params) == moved | {"other", "head"}

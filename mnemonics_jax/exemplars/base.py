@@ -30,8 +30,10 @@ class Exemplars:
     stage; a new network."""
     inner_scope: Literal["head", "last_stage", "all"] = "all"
     """Which parameters the inner loop trains."""
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    """What takes the inner steps."""
     inner_learning_rate: float = 0.1
-    """α, step size of the inner loop's SGD."""
+    """α, step size of the inner loop."""
     inner_momentum: float = 0.9
     """Momentum of the inner loop's SGD."""
     inner_batch: int | None = None

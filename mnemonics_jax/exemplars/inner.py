@@ -100,6 +100,14 @@ def start_point(program: InnerProgram, key: PRNGKeyArray, models: Models, shape:
             return current._replace(params=jax.tree.unflatten(structure, noisy))
 
 
+def inner_step(settings: Exemplars, rate: Float[Array, ""]) -> optax.GradientTransformation:
+    """The optimiser of one inner step, of step size `rate`."""
+    if settings.inner_optimizer == "adam":
+        # Without eps_root the meta-gradient is NaN wherever an inner gradient is exactly zero, as behind a dead ReLU.
+        return optax.adam(rate, eps_root=1e-16)
+    return optax.sgd(rate, settings.inner_momentum or None)
+
+
 def fit(
     program: InnerProgram,
     start: Variables,
@@ -108,19 +116,20 @@ def fit(
     seen: Bool[Array, "classes"],
     batches: InnerBatches,
     key: PRNGKeyArray,
+    rates: Float[Array, "steps"],
     frozen: Bool[Array, ""],
 ) -> Variables:
-    """Θ'(E): T steps of SGD on the exemplars' cross-entropy over the classes seen, differentiable by `pixels`.
+    """Θ'(E): T inner steps on the exemplars' cross-entropy over the classes seen, a function of `pixels` and `rates`.
 
     BatchNorm uses inference statistics, which stay as they are: an inner batch is too small to estimate them. `frozen`
     tells whether weight transfer has frozen the convolution kernels.
     """
     settings, net = program.settings, program.net
     trained, fixed = _split(start.params, scope_of(start.params, settings.inner_scope))
-    optimizer = optax.chain(
-        optax.sgd(settings.inner_learning_rate, settings.inner_momentum or None),
-        optax.stateless(lambda updates, _: restrict_transfer(updates, frozen)),
-    )
+    restrict = optax.stateless(lambda updates, _: restrict_transfer(updates, frozen))
+
+    def optimizer(meta: tuple, step: Int[Array, ""]) -> optax.GradientTransformation:
+        return optax.chain(inner_step(settings, meta[1][step]), restrict)
 
     def merged(trained: dict) -> Variables:
         return start._replace(params=unflatten_dict({**trained, **fixed}))
@@ -133,18 +142,20 @@ def fit(
         # The features do not move, so each image passes through the backbone once, not once a step.
         features = apply(net, start, program.prepare_images(key, pixels)).features
 
-        def head_loss(trained: dict, features: Float[Array, "slots feature"], batch: InnerBatches) -> Float[Array, ""]:
-            return mean_loss(apply_head(net, merged(trained).params, features[batch.slots]).logits, batch)
+        def head_loss(trained: dict, meta: tuple, batch: InnerBatches) -> Float[Array, ""]:
+            return mean_loss(apply_head(net, merged(trained).params, meta[0][batch.slots]).logits, batch)
 
-        return merged(bilevel.unroll(head_loss, optimizer, trained, features, batches, config=settings.unroll()))
+        return merged(
+            bilevel.unroll(head_loss, optimizer, trained, (features, rates), batches, config=settings.unroll())
+        )
 
-    def loss(trained: dict, pixels: Shaped[Array, "slots ..."], batch: tuple) -> Float[Array, ""]:
+    def loss(trained: dict, meta: tuple, batch: tuple) -> Float[Array, ""]:
         batch, step_key = batch
-        images = program.prepare_images(step_key, pixels[batch.slots])
+        images = program.prepare_images(step_key, meta[0][batch.slots])
         return mean_loss(apply(net, merged(trained), images).logits, batch)
 
     keys = jax.random.split(key, settings.unroll_length)
-    return merged(bilevel.unroll(loss, optimizer, trained, pixels, (batches, keys), config=settings.unroll()))
+    return merged(bilevel.unroll(loss, optimizer, trained, (pixels, rates), (batches, keys), config=settings.unroll()))
 
 
 def _split(params: dict, chosen: dict) -> tuple[dict, dict]:
@@ -161,9 +172,10 @@ def fit_model(
     labels: Int[Array | np.ndarray, "slots"],
     seen: Bool[Array | np.ndarray, "classes"],
     batches: InnerBatches,
+    rates: Float[Array | np.ndarray, "steps"],
     key: UInt32[Array | np.ndarray, "2"],
 ) -> Variables:
     """Θ^E: the inner loop's result on the memory as it is stored."""
     start_key, fit_key = jax.random.split(jax.random.wrap_key_data(key))
     start = start_point(program, start_key, models, images.shape[1:])
-    return fit(program, start, images, labels, seen, batches, fit_key, models.frozen)
+    return fit(program, start, images, labels, seen, batches, fit_key, rates, models.frozen)

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from mnemonics_jax.data.batches import DeviceStore, balanced
 from mnemonics_jax.errors import NumbersError
 from mnemonics_jax.exemplars.inner import InnerBatches, InnerProgram, Models, draw_batches
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
-from mnemonics_jax.exemplars.outer import OuterBatches, OuterProblem, learn_chunk, optimizer, outer_losses
+from mnemonics_jax.exemplars.outer import Learnable, OuterBatches, OuterProblem, learn_chunk, optimizer, outer_losses
 from mnemonics_jax.rng import Key, Use, generator, stream_key
 
 
@@ -31,6 +31,8 @@ class Learned(NamedTuple):
     """Mean norm of the meta-gradient before clipping."""
     clipped: int
     """Outer steps whose meta-gradient was clipped."""
+    inner_rates: list[float]
+    """Size of each inner step."""
 
 
 class Samples(NamedTuple):
@@ -59,14 +61,15 @@ def solve(
     program: InnerProgram,
     models: Models,
     memory: Memory,
+    log_rates: Float[np.ndarray, "steps"],
     task: Task,
     samples: Samples,
     key: Key,
     phase: int,
     index: int,
     report: Callable[[int, float], None],
-) -> tuple[Memory, Learned]:
-    """The memory with the task's slots learned; all other slots unchanged.
+) -> tuple[Memory, Float[np.ndarray, "steps"], Learned]:
+    """The memory with the task's slots learned, all other slots unchanged, and the logarithms of the inner step sizes.
 
     `index` tells the tasks of a phase apart, so that each has random streams of its own. `report` is told (steps done,
     mean outer loss) after each chunk. Raises `NumbersError` within one chunk of a loss or meta-gradient that is not
@@ -74,20 +77,21 @@ def solve(
     """
     settings: Mnemonics = program.settings
     learned = task.learned.reshape(-1)
-    pixels = start = _as_pixels(memory.images)
+    start = _as_pixels(memory.images)
+    learnable = Learnable(start, log_rates)
     low, high = np.clip(start - task.cap, 0, 1), np.clip(start + task.cap, 0, 1)
     problem = OuterProblem(models, memory.labels(), learned, task.seen, low, high)
     rates = cosine_decay(settings.outer_learning_rate, task.steps)
     probe = _batches(settings, task, samples, rates, generator(key, phase, Use.PROBE, index))(0)
     probe_key = stream_key(key, phase, Use.PROBE, index)
-    before = outer_losses(program, problem, start, probe, probe_key)
+    before = outer_losses(program, problem, learnable, probe, probe_key)
     batches_at = _batches(settings, task, samples, rates, generator(key, phase, Use.OUTER, index))
-    opt_state = _init(settings.outer_clip, start)
+    opt_state = _init(settings.outer_clip, learnable)
     norms = np.zeros(0, np.float32)
     for first in range(0, task.steps, settings.outer_chunk):
         batches = batches_at(first)
-        pixels, opt_state, log = learn_chunk(
-            program, problem, pixels, opt_state, batches, stream_key(key, phase, Use.INNER, index)
+        learnable, opt_state, log = learn_chunk(
+            program, problem, learnable, opt_state, batches, stream_key(key, phase, Use.INNER, index)
         )
         losses, norm = (np.asarray(values)[batches.active] for values in log)
         if not np.isfinite(losses + norm).all():
@@ -95,14 +99,20 @@ def solve(
             raise NumbersError(f"the outer loss or its meta-gradient is not finite at outer step {bad}")
         norms = np.append(norms, norm)
         report(first + len(losses), float(losses.mean()))
-    stored = _as_stored(np.asarray(pixels), memory, learned)
-    after = outer_losses(program, problem, _as_pixels(stored.images), probe, probe_key)
-    return stored, Learned(
-        outer_loss_before=float(np.mean(before)),
-        outer_loss_after=float(np.mean(after)),
-        pixel_change=float(np.abs(_as_pixels(stored.images) - start)[learned].mean()),
-        gradient_norm=float(norms.mean()) if len(norms) else 0.0,
-        clipped=int((norms > settings.outer_clip).sum()),
+    stored = _as_stored(np.asarray(learnable.pixels), memory, learned)
+    log_rates = np.asarray(learnable.log_rates)
+    after = outer_losses(program, problem, Learnable(_as_pixels(stored.images), log_rates), probe, probe_key)
+    return (
+        stored,
+        log_rates,
+        Learned(
+            outer_loss_before=float(np.mean(before)),
+            outer_loss_after=float(np.mean(after)),
+            pixel_change=float(np.abs(_as_pixels(stored.images) - start)[learned].mean()),
+            gradient_norm=float(norms.mean()) if len(norms) else 0.0,
+            clipped=int((norms > settings.outer_clip).sum()),
+            inner_rates=np.exp(log_rates).tolist(),
+        ),
     )
 
 
@@ -150,8 +160,8 @@ def _as_stored(pixels: Float[np.ndarray, "slots ..."], memory: Memory, learned: 
 
 
 @partial(jax.jit, static_argnums=0)
-def _init(clip: float, pixels: Float[Array, "slots ..."]) -> optax.OptState:
-    return optimizer(clip).init(pixels)
+def _init(clip: float, learnable: Learnable) -> optax.OptState:
+    return optimizer(clip).init(learnable)
 
 
 def _batches(

@@ -38,6 +38,9 @@ class Mnemonics(Exemplars):
     """Farthest a pixel may move from the starting image, in units of the pixel range; 1 sets no limit."""
     outer_chunk: int = 10
     """Outer steps of one compiled call; progress shows and numbers are checked after each."""
+    learn_inner_rates: bool = False
+    """Learn the size of each inner step beside the pixels, in its logarithm and at their rate; the exemplar-fitted
+    model uses the learned sizes."""
     adjust: bool = False
     """After the new exemplars, adjust the old ones: split class-wise into halves A and B, each is learned with the
     other as the data of its outer loss, since the real data is gone. Needs two exemplars of each class."""

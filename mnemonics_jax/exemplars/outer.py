@@ -10,8 +10,16 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt32
 
 from mnemonics_jax.exemplars.inner import InnerBatches, InnerProgram, Models, fit, start_point
+from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.methods.losses import cross_entropy
 from mnemonics_jax.nets.classifier import apply
+
+
+class Learnable(NamedTuple):
+    """What the outer loop learns: exemplar pixels in [0, 1], and the logarithm of each inner step's size."""
+
+    pixels: Float[Array | np.ndarray, "slots height width channel"]
+    log_rates: Float[Array | np.ndarray, "steps"]
 
 
 class OuterProblem(NamedTuple):
@@ -47,28 +55,27 @@ class OuterLog(NamedTuple):
 
 
 def outer_loss(
-    program: InnerProgram,
-    problem: OuterProblem,
-    pixels: Float[Array, "slots height width channel"],
-    batch: OuterBatches,
-    key: PRNGKeyArray,
+    program: InnerProgram, problem: OuterProblem, learnable: Learnable, batch: OuterBatches, key: PRNGKeyArray
 ) -> Float[Array, ""]:
     """L_c(Θ'(E); outer batch): cross-entropy, over the classes seen, of the model fitted to the exemplars.
 
     `batch` is one step's slice of `OuterBatches`.
     """
+    pixels, log_rates = learnable
     start_key, fit_key, outer_key = jax.random.split(key, 3)
     start = start_point(program, start_key, problem.models, pixels.shape[1:])
-    fitted = fit(program, start, pixels, problem.labels, problem.seen, batch.inner, fit_key, problem.models.frozen)
-    settings, augmentation = program.settings, program.augmentation
-    images = (
-        augmentation.train(outer_key, batch.images) if settings.outer_augment else augmentation.evaluate(batch.images)
-    )
+    frozen = problem.models.frozen
+    fitted = fit(program, start, pixels, problem.labels, problem.seen, batch.inner, fit_key, jnp.exp(log_rates), frozen)
+    augmentation = program.augmentation
+    if program.settings.outer_augment:
+        images = augmentation.train(outer_key, batch.images)
+    else:
+        images = augmentation.evaluate(batch.images)
     return cross_entropy(apply(program.net, fitted, images).logits, batch.labels, problem.seen).mean()
 
 
 def optimizer(clip: float) -> optax.GradientTransformation:
-    """Clipped Adam, its step size left to the caller."""
+    """Adam on the gradient clipped to the global norm `clip`, its step size left to the caller."""
     return optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam())
 
 
@@ -76,36 +83,44 @@ def optimizer(clip: float) -> optax.GradientTransformation:
 def learn_chunk(
     program: InnerProgram,
     problem: OuterProblem,
-    pixels: Float[Array, "slots height width channel"],
+    learnable: Learnable,
     opt_state: optax.OptState,
     batches: OuterBatches,
     key: UInt32[Array | np.ndarray, "2"],
-) -> tuple[Float[Array, "slots height width channel"], optax.OptState, OuterLog]:
-    """K outer steps on the learned slots' pixels, within their bounds; all other slots keep theirs bit for bit."""
-    transformation, key = optimizer(program.settings.outer_clip), jax.random.wrap_key_data(key)
+) -> tuple[Learnable, optax.OptState, OuterLog]:
+    """K outer steps on the learned slots' pixels, within their bounds, and on the inner step sizes if they are learned.
+
+    All other slots keep their pixels bit for bit.
+    """
+    settings: Mnemonics = program.settings
+    transformation, key = optimizer(settings.outer_clip), jax.random.wrap_key_data(key)
     learned = problem.learned[:, None, None, None]
 
     def step(carry: tuple, batch: OuterBatches) -> tuple[tuple, OuterLog]:
-        pixels, opt_state = carry
+        learnable, opt_state = carry
         step_key = jax.random.fold_in(key, batch.index)
-        loss, grad = jax.value_and_grad(lambda p: outer_loss(program, problem, p, batch, step_key))(pixels)
-        grad = jnp.where(learned, grad, 0)
-        updates, opt_state = transformation.update(grad, opt_state, pixels)
-        moved = jnp.clip(pixels - batch.learning_rate * updates, problem.low, problem.high)
-        return (jnp.where(learned, moved, pixels), opt_state), OuterLog(loss, optax.tree.norm(grad))
+        loss, grad = jax.value_and_grad(lambda value: outer_loss(program, problem, value, batch, step_key))(learnable)
+        # Adam leaves alone what never has a gradient.
+        log_rates = grad.log_rates if settings.learn_inner_rates else jnp.zeros_like(grad.log_rates)
+        grad = Learnable(jnp.where(learned, grad.pixels, 0), log_rates)
+        updates, opt_state = transformation.update(grad, opt_state, learnable)
+        moved = jnp.clip(learnable.pixels - batch.learning_rate * updates.pixels, problem.low, problem.high)
+        log_rates = learnable.log_rates - batch.learning_rate * updates.log_rates
+        learnable = Learnable(jnp.where(learned, moved, learnable.pixels), log_rates)
+        return (learnable, opt_state), OuterLog(loss, optax.tree.norm(grad))
 
     def maybe(carry: tuple, batch: OuterBatches) -> tuple[tuple, OuterLog]:
         return jax.lax.cond(batch.active, step, lambda c, _: (c, OuterLog(jnp.zeros(()), jnp.zeros(()))), carry, batch)
 
-    (pixels, opt_state), log = jax.lax.scan(maybe, (pixels, opt_state), batches)
-    return pixels, opt_state, log
+    (learnable, opt_state), log = jax.lax.scan(maybe, (learnable, opt_state), batches)
+    return learnable, opt_state, log
 
 
 @partial(jax.jit, static_argnames="program")
 def outer_losses(
     program: InnerProgram,
     problem: OuterProblem,
-    pixels: Float[Array, "slots height width channel"],
+    learnable: Learnable,
     batches: OuterBatches,
     key: UInt32[Array | np.ndarray, "2"],
 ) -> Float[Array, "steps"]:
@@ -113,6 +128,6 @@ def outer_losses(
     key = jax.random.wrap_key_data(key)
 
     def one(_: None, batch: OuterBatches) -> tuple[None, Float[Array, ""]]:
-        return None, outer_loss(program, problem, pixels, batch, jax.random.fold_in(key, batch.index))
+        return None, outer_loss(program, problem, learnable, batch, jax.random.fold_in(key, batch.index))
 
     return jax.lax.scan(one, None, batches)[1]
