@@ -100,3 +100,47 @@ def test_unseen_classes_keep_their_empty_slots(adjusted):
     _, _, after, _, _ = adjusted
     assert not after.memory.images[6:].any()
     assert not after.memory.counts[6:].any()
+
+
+class Heard(Silent):
+    """Keeps events and warnings."""
+
+    def __init__(self):
+        self.events, self.warnings = [], []
+
+    def event(self, name, phase, **values):
+        self.events.append((name, phase, values))
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+def run_two_phases(setup):
+    watch = Heard()
+    run_phase(setup, run_phase(setup, initial_state(setup), watch), watch)
+    return watch
+
+
+def test_what_learning_did_is_told_and_a_loss_that_did_not_fall_warns(tiny):
+    # A step this long throws every pixel to a bound of its range: the outer loss rises.
+    changes = {"outer_learning_rate": 50.0, "adjust": True, "inner_scope": "head", "unroll_length": 10}
+    watch = run_two_phases(tiny.setup("lwf", "mnemonics", train={"epochs": 8}, exemplars=changes))
+    told = {(name, phase): values for name, phase, values in watch.events if name != "train"}
+    assert told.keys() == {("exemplars", 0), ("exemplars", 1), ("adjusting", 1)}
+    for (name, phase), values in told.items():
+        assert values["gradient_norm"] > 0
+        assert values["pixel_change"] > 0
+        if values["outer_loss_after"] >= values["outer_loss_before"]:
+            assert any(f"phase {phase}, {name}:" in message for message in watch.warnings)
+    assert told["exemplars", 0]["outer_loss_after"] > told["exemplars", 0]["outer_loss_before"]
+    assert "--exemplars.outer-learning-rate" in watch.warnings[0]
+
+
+def test_learned_inner_step_sizes_stay_with_the_run(tiny):
+    changes = {"learn_inner_rates": True, "outer_learning_rate": 0.1, "inner_scope": "head"}
+    setup = tiny.setup("lwf", "mnemonics", exemplars=changes)
+    first = run_phase(setup, initial_state(setup), Silent())
+    second = run_phase(setup, first, Silent())
+    start = np.log(setup.config.exemplars.inner_learning_rate)
+    assert (np.abs(first.log_rates - start) > 0.01).all()
+    assert (second.log_rates != first.log_rates).all()
