@@ -53,8 +53,9 @@ class Preset:
     method: str = "icarl"
 
 
-# An inner loop on the head alone passes each exemplar through the network once a step of the outer loop, not T times.
-_ON_A_CPU: dict[str, Any] = {"inner_scope": "head", "outer_learning_rate": 0.005}
+# An inner loop on the head alone passes each exemplar through the network once in an outer step, not T times, so T can
+# be long. It has to be: a head that T steps leave half-trained makes exemplars learn to be large rather than right.
+_ON_A_CPU: dict[str, Any] = {"inner_scope": "head", "unroll_length": 50, "outer_learning_rate": 0.005}
 
 PRESETS = {
     "digits": Preset(
@@ -62,7 +63,7 @@ PRESETS = {
         data=DataConfig(source="digits", crop_padding=1, flip=False),
         net=NetConfig(name="convnet", widths=(32, 64)),
         train=TrainConfig(epochs=30, batch_size=64, learning_rate=0.05),
-        exemplars={**_ON_A_CPU, "per_class": 5, "outer_learning_rate": 0.002},
+        exemplars={**_ON_A_CPU, "per_class": 5},
     ),
     "images": Preset(
         summary="your own small pictures in folders (--data.path DIR), a small network for a CPU",

@@ -1,5 +1,6 @@
 """What an exemplar kind is: a budget, a choice of real images, and the inner loop that fits a model to exemplars."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,12 +12,10 @@ from mnemonics_jax.errors import UserError
 
 
 @dataclass(frozen=True)
-class Exemplars:
+class Exemplars(ABC):
     """Base of all exemplar kinds. A subclass is a frozen dataclass whose fields are the kind's settings."""
 
     name: ClassVar[str]
-    needs_features: ClassVar[bool] = False
-    """Whether `choose` looks at features; without, it is handed arrays of zero columns."""
 
     per_class: int = 20
     """Exemplars kept of each class."""
@@ -65,6 +64,11 @@ class Exemplars:
         return self.per_class if self.total is None else self.total // seen_classes
 
     @property
+    def needs_features(self) -> bool:
+        """Whether `choose` looks at features; without, it is handed arrays of zero columns."""
+        return False
+
+    @property
     def stored_dtype(self) -> type:
         """Type of a stored pixel: a byte."""
         return np.uint8
@@ -73,6 +77,7 @@ class Exemplars:
         """How the inner loop is differentiated, where it is."""
         return bilevel.Unroll()
 
+    @abstractmethod
     def choose(
         self, features: list[Float[np.ndarray, "_ feature"]], amount: int, room: int, rng: np.random.Generator
     ) -> list[Int[np.ndarray, " amount"]]:
@@ -81,7 +86,6 @@ class Exemplars:
         `features` holds one array a class; `room` is the most images any class of the stream has, so that programs
         padded to it serve every phase.
         """
-        raise NotImplementedError
 
 
 def check_budget(settings: Exemplars, sizes: tuple[int, ...], train_counts: Int[np.ndarray, "classes"]) -> None:

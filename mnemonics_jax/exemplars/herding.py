@@ -20,7 +20,11 @@ class Herding(Exemplars):
     """iCaRL's greedy choice: a prefix of the order is itself a herding set."""
 
     name: ClassVar[str] = "herding"
-    needs_features: ClassVar[bool] = True
+
+    @property
+    def needs_features(self) -> bool:
+        """Always."""
+        return True
 
     def choose(
         self, features: list[Float[np.ndarray, "_ feature"]], amount: int, room: int, rng: np.random.Generator

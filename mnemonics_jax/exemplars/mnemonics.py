@@ -58,7 +58,7 @@ class Mnemonics(Exemplars):
     """What is kept of a learned pixel: a byte, as of a real image, or four (labelled in every result)."""
 
     @property
-    def needs_features(self) -> bool:  # type: ignore[override]
+    def needs_features(self) -> bool:
         """Herding starts look at features."""
         return self.start == "herding"
 

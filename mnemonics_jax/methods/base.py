@@ -1,5 +1,6 @@
 """What a method is: a loss, a step before and after training, and a prediction rule. Never a training loop."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -44,7 +45,7 @@ class LossInputs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(ABC):
     """Base of all methods. A subclass is a frozen dataclass whose fields are the method's settings."""
 
     name: ClassVar[str]
@@ -59,7 +60,7 @@ class Method:
     holdout: ClassVar[float] = 0.0
     """Share of the exemplars kept out of training for `calibrate`, with as many new samples a class."""
 
-    def validate(self) -> None:
+    def validate(self) -> None:  # noqa: B027 (a method without settings has nothing to check)
         """Raises `UserError` for a setting out of range."""
 
     def prepare(self, params: dict, class_means: Float[Array, "classes feature"], classes: Classes) -> dict:
@@ -67,9 +68,9 @@ class Method:
         del class_means, classes
         return params
 
+    @abstractmethod
     def loss(self, inputs: LossInputs) -> Float[Array, ""]:
         """The training loss, a mean over the batch."""
-        raise NotImplementedError
 
     def restrict(self, updates: dict, classes: Classes) -> dict:
         """The parameter updates with those of frozen parameters set to zero."""
