@@ -22,6 +22,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+# Intermediate copies of one block of images stay in the cache of a core.
+_BLOCK_BYTES = 1 << 20
+
 
 class _Geometry(NamedTuple):
     """What the array arguments of a map alone do not tell: static, hashable."""
@@ -148,6 +151,21 @@ def _cpu_input_gradient(geometry: _Geometry, y_bar: Array, kernel: Array) -> Arr
 
 
 def _cpu_kernel_gradient(geometry: _Geometry, x: Array, y_bar: Array) -> Array:
+    """The sum over blocks of images, each with its shifted copies in cache."""
+    n = x.shape[0]
+    block = _block_length(n, max(x[0].nbytes, y_bar[0].nbytes) * geometry.size)
+    if block == n:
+        return _shifted_products(geometry, x, y_bar).astype(x.dtype)
+
+    def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + _shifted_products(geometry, *pair), None
+
+    shape = jax.eval_shape(partial(_shifted_products, geometry), x[:block], y_bar[:block])
+    blocks = tuple(a.reshape(n // block, block, *a.shape[1:]) for a in (x, y_bar))
+    return lax.scan(add, jnp.zeros(shape.shape, shape.dtype), blocks)[0].astype(x.dtype)
+
+
+def _shifted_products(geometry: _Geometry, x: Array, y_bar: Array) -> Array:
     """Column shifts of x joined along channels against row shifts of ȳ: one matrix product per phase of the rows.
 
     Splitting the k² shifts between the two sides copies each array k times rather than one of them k² times, and the
@@ -164,7 +182,14 @@ def _cpu_kernel_gradient(geometry: _Geometry, x: Array, y_bar: Array) -> Array:
         right = jnp.concatenate([_shift(y_bar, 1, (phase + pad - tap) // stride, rows, 1) for tap in taps], -1)
         product = _contract_pixels(left, right)
         by_tap |= dict(zip(taps, product.reshape(size, c, len(taps), o).transpose(2, 0, 1, 3), strict=True))
-    return jnp.stack([by_tap[tap] for tap in range(size)]).astype(x.dtype)
+    return jnp.stack([by_tap[tap] for tap in range(size)])
+
+
+def _block_length(images: int, bytes_per_image: int) -> int:
+    """The most images that divide them all and fill a block; all of them where only far smaller blocks divide them."""
+    fitting = max(_BLOCK_BYTES // bytes_per_image, 1)
+    block = next(d for d in range(min(fitting, images), 0, -1) if images % d == 0)
+    return block if 4 * block >= min(fitting, images) else images
 
 
 def _correlate(
