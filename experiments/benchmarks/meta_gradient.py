@@ -1,8 +1,9 @@
 """The meta-gradient of ResNet-32 by T inner steps on E exemplars: JAX against PyTorch's double backward.
 
 The problem is that of learning exemplars: T steps of SGD on all parameters with inference statistics, every step on all
-E exemplars; then the gradient of the cross-entropy of 128 queries by the exemplars' pixels. JAX stores the parameters
-of every step and recomputes its inside (`remat="step"`); PyTorch keeps the graph of every step (`create_graph=True`).
+E exemplars; then the gradient of the cross-entropy of 128 queries by the exemplars' pixels. By default JAX stores the
+parameters of every step and recomputes its inside (`--remat step`); PyTorch keeps the graph of every step
+(`create_graph=True`).
 
 Seconds are the fastest and in brackets the median of `repeats` runs, the two libraries in turn. "temporary" is the
 temporary memory of the compiled JAX program, "peak" by how much the process's resident memory rises during a run. The
@@ -12,7 +13,7 @@ relative difference of the two gradients, ‖g − g'‖ / ‖g‖, shows that b
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,8 @@ class Config:
     """Images of the outer loss."""
     repeats: int = 3
     """Timed runs."""
+    remat: Literal["none", "step", "segments"] = "step"
+    """What JAX recomputes in place of storing; PyTorch stores everything, as "none" does."""
     peer_images: int = 1000
     """Largest E·T for which PyTorch is run: at 1000 it takes about 7 GB, and in proportion beyond."""
     plot: Path | None = None
@@ -87,7 +90,7 @@ def measure(config: Config, exemplars: int, steps: int) -> Row:
         lambda params, pixels, _: loss(params, pixels, labels),
         optax.sgd(RATE),
         length=steps,
-        config=Unroll(remat="step"),
+        config=Unroll(remat=config.remat),
     )
     arguments = (jnp.asarray(pixels), variables.params, None, jnp.asarray(queries))
     compiled = jax.jit(value_and_grad).lower(*arguments).compile()

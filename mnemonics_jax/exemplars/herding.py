@@ -48,9 +48,13 @@ def herd(
         unit = jnp.where(usable[:, None], rows / jnp.maximum(norms, 1e-12), 0)
         mean = unit.sum(axis=0) / jnp.maximum(usable.sum(), 1)
 
+        order = jnp.arange(len(rows))
+
         def pick(carry: tuple, _: None) -> tuple[tuple, Int[Array, ""]]:
             target, free = carry
-            best = jnp.argmax(jnp.where(free, unit @ target, -jnp.inf))
+            gains = jnp.where(free, unit @ target, -jnp.inf)
+            # The first of the largest, as argmax would give, in two reductions that XLA vectorises on a CPU.
+            best = jnp.min(jnp.where(gains == gains.max(), order, len(order)))
             return (target + mean - unit[best], free.at[best].set(False)), best
 
         _, picks = jax.lax.scan(pick, (mean, usable), None, length=amount)
