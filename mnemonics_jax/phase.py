@@ -82,7 +82,7 @@ def _held_amount(method: Method, exemplars: int) -> int:
 
 def _train_model(setup: Setup, state: PhaseState, indices: Int[np.ndarray, "sample"], watch: Watch) -> Variables:
     config, stream, phase = setup.config, setup.stream, int(state.phase)
-    classes = Classes(*stream.masks(phase))
+    classes = stream.masks(phase)
     start = state.variables
     if config.method.imprints:
         fresh = stream.train_indices(phase)
@@ -145,7 +145,7 @@ def _calibrate(setup: Setup, state: PhaseState, variables: Variables, held: Int[
     labels, weights = np.zeros(room, np.int32), np.zeros(room, np.float32)
     logits[: len(held)] = embed(setup.net, setup.augmentation, variables, setup.train_store, held).logits
     labels[: len(held)], weights[: len(held)] = setup.sample_labels(state.memory)[held], 1
-    classes = Classes(*stream.masks(int(state.phase)))
+    classes = stream.masks(int(state.phase))
     return jax.tree.map(np.asarray, _fit_bias(method, logits, labels, weights, classes, state.bias))
 
 
@@ -229,7 +229,7 @@ def _exemplar_model(setup: Setup, state: PhaseState) -> Variables:
         _models(state),
         images,
         state.memory.labels(),
-        np.arange(stream.num_classes) < stream.seen(phase),
+        stream.masks(phase).seen,
         draw_batches(settings, state.memory.used, generator(state.key, phase, Use.FIT)),
         np.exp(state.log_rates),
         stream_key(state.key, phase, Use.FIT),
@@ -240,7 +240,7 @@ def _evaluate(setup: Setup, state: PhaseState, variables: Variables, bias: Bias)
     """Test images of each phase's classes that the method's prediction rule gets right; zero for classes to come."""
     net, augmentation, stream = setup.net, setup.augmentation, setup.stream
     index = stream.test_indices(int(state.phase))
-    seen = np.arange(stream.num_classes) < stream.seen(int(state.phase))
+    seen = stream.masks(int(state.phase)).seen
     embedding = embed(net, augmentation, variables, setup.test_store, index)
     if setup.config.method.predicts_by == "nearest_mean":
         means = exemplar_means(net, augmentation, variables, setup.train_store, setup.first_slot, state.memory)

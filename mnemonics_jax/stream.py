@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import tyro
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Array, Bool, Int, Int32
 
 from mnemonics_jax.data.dataset import Dataset
 from mnemonics_jax.errors import UserError
@@ -41,11 +41,16 @@ class StreamConfig:
         return (base, *[rest // self.phases] * self.phases)
 
 
-class ClassMasks(NamedTuple):
-    """Which of the C classes are old and which are new in a phase, by position in the class order."""
+class Classes(NamedTuple):
+    """Old and new classes of a phase, as masks over all C positions of the class order."""
 
-    old: Bool[np.ndarray, "classes"]
-    new: Bool[np.ndarray, "classes"]
+    old: Bool[Array | np.ndarray, "classes"]
+    new: Bool[Array | np.ndarray, "classes"]
+
+    @property
+    def seen(self) -> Bool[Array | np.ndarray, "classes"]:
+        """Old and new classes together."""
+        return self.old | self.new
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,10 @@ class Stream:
         """Positions of the classes that arrive in `phase`."""
         return range(self.seen(phase) - self.sizes[phase], self.seen(phase))
 
-    def masks(self, phase: int) -> ClassMasks:
+    def masks(self, phase: int) -> Classes:
         """Old and new classes of `phase` as masks over all C positions."""
         position, new = np.arange(self.num_classes), self.new_classes(phase)
-        return ClassMasks(old=position < new.start, new=(position >= new.start) & (position < new.stop))
+        return Classes(old=position < new.start, new=(position >= new.start) & (position < new.stop))
 
     def train_indices(self, phase: int, *, joint: bool = False) -> Int[np.ndarray, "image"]:
         """Training images of D_phase; of D_0 ∪ … ∪ D_phase when `joint`."""

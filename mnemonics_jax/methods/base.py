@@ -9,18 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mnemonics_jax.nets.classifier import Outputs
-
-
-class Classes(NamedTuple):
-    """Old and new classes of the phase, as masks over all C positions of the class order."""
-
-    old: Bool[Array | np.ndarray, "classes"]
-    new: Bool[Array | np.ndarray, "classes"]
-
-    @property
-    def seen(self) -> Bool[Array, "classes"]:
-        """Old and new classes together."""
-        return self.old | self.new
+from mnemonics_jax.stream import Classes
 
 
 class Bias(NamedTuple):
