@@ -51,7 +51,8 @@ class NetConfig:
     """Which network learns."""
 
     name: str = "convnet"
-    """convnet: one convolution in each stage, for small images; resnet32: the CIFAR ResNet of 32 layers."""
+    """convnet: one convolution in each stage, for small images; resnet32: the CIFAR ResNet of 32 layers; resnet18: the
+    ImageNet ResNet of 18 layers."""
     widths: tuple[int, ...] = (32, 64, 128)
     """Channels of each stage; convnet only."""
     weight_transfer: bool = False
@@ -62,6 +63,9 @@ class NetConfig:
 NETWORKS: Mapping[str, Callable[[NetConfig, bool], nn.Module]] = {
     "convnet": lambda config, last_relu: ConvNet(tuple(config.widths), last_relu, config.weight_transfer),
     "resnet32": lambda config, last_relu: ResNet(last_relu=last_relu, transfer=config.weight_transfer),
+    "resnet18": lambda config, last_relu: ResNet(
+        2, (64, 128, 256, 512), large_stem=True, last_relu=last_relu, transfer=config.weight_transfer
+    ),
 }
 """Backbones by name, each from (config, whether it ends in a ReLU)."""
 

@@ -1,4 +1,4 @@
-"""Residual networks for CIFAR-sized images (He et al. 2016, section 4.2), as class-incremental learning uses them."""
+"""Residual networks (He et al. 2016) as class-incremental learning uses them: for CIFAR-sized images and for ImageNet."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -7,12 +7,17 @@ from mnemonics_jax.nets.layers import BatchNorm, Conv
 
 
 class _Stem(nn.Module):
+    """A 3×3 convolution at full resolution; `large`, a 7×7 one and a 3×3 maximum, each halving the image."""
+
     width: int
+    large: bool
     transfer: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h w o"]:
-        return nn.relu(BatchNorm(name="bn")(Conv(self.width, 3, 1, self.transfer, name="conv")(x), train))
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
+        size, stride = (7, 2) if self.large else (3, 1)
+        x = nn.relu(BatchNorm(name="bn")(Conv(self.width, size, stride, self.transfer, name="conv")(x), train))
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))) if self.large else x
 
 
 class _Block(nn.Module):
@@ -52,19 +57,22 @@ class _Stage(nn.Module):
 class ResNet(nn.Module):
     """A stem and stages of basic blocks, each stage after the first halving the image; then the mean over positions.
 
-    Five blocks in each of three stages make ResNet-32 (2·3·5 convolutions, the stem and the classifier). Without
-    `last_relu` the last block ends in the sum, so that features can be negative, as LUCIR's cosine classifier wants.
+    Five blocks in each of three stages make ResNet-32 (2·3·5 convolutions, the stem and the classifier; section 4.2);
+    two in each of four stages, with a `large_stem`, ResNet-18 for ImageNet (2·4·2 convolutions and the same two).
+    Without `last_relu` the last block ends in the sum, so that features can be negative, as LUCIR's cosine classifier
+    wants.
     """
 
     blocks_per_stage: int = 5
     widths: tuple[int, ...] = (16, 32, 64)
+    large_stem: bool = False
     last_relu: bool = True
     transfer: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Float[Array, "batch features"]:
         """Features [batch, widths[-1]]."""
-        x = _Stem(self.widths[0], self.transfer, name="stem")(x, train)
+        x = _Stem(self.widths[0], self.large_stem, self.transfer, name="stem")(x, train)
         for i, width in enumerate(self.widths):
             relu = self.last_relu or i < len(self.widths) - 1
             stride = 1 if i == 0 else 2
