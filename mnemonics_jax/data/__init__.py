@@ -7,6 +7,7 @@ from mnemonics_jax.data.dataset import Dataset
 from mnemonics_jax.data.digits import load_digits
 from mnemonics_jax.data.image_folder import load_image_folder
 from mnemonics_jax.data.npz import load_npz
+from mnemonics_jax.data.tfds import load_tfds
 from mnemonics_jax.errors import unknown_name
 
 # Each source delivers the classes that the config selects: a folder decodes no image of the others.
@@ -14,6 +15,9 @@ SOURCES: dict[str, Callable[[DataConfig], Dataset]] = {
     "digits": load_digits,
     "folder": load_image_folder,
     "npz": load_npz,
+    "cifar100": load_tfds,
+    "imagenet2012": load_tfds,
+    "imagenet-subset": load_tfds,
 }
 
 

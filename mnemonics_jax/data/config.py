@@ -10,13 +10,21 @@ class DataConfig:
     """The data of a run."""
 
     source: str = "digits"
-    """Where the images come from: digits (bundled with scikit-learn, 8x8, 10 classes), folder or npz."""
+    """Where the images come from: digits (bundled with scikit-learn, 8x8, 10 classes), folder, npz, or TensorFlow
+    Datasets' cifar100, imagenet2012 and imagenet-subset (100 of its classes)."""
 
     path: str | None = None
-    """The image folder (PATH/{train,test}/CLASS/*.jpg, .jpeg or .png) or the .npz file, for those two sources."""
+    """The image folder (PATH/{train,test}/CLASS/*.jpg, .jpeg or .png), the .npz file, or the folder of TensorFlow
+    Datasets (None: its own default, TFDS_DATA_DIR or ~/tensorflow_datasets)."""
 
     image_size: int | None = None
-    """Side in pixels to which a folder's images are scaled and centre-cropped. None: their own size, all the same."""
+    """Side in pixels to which images are scaled and centre-cropped. None: their own size, all the same."""
+
+    stream: bool | None = None
+    """Decode images when they are needed rather than keep them all. None: where they would take more than 4 GiB."""
+
+    workers: int | None = None
+    """Processes that decode streamed images for training; 0: threads. None: half the processor's cores, up to 16."""
 
     first_class: int = 0
     """The first class to use, counted from 0 in the order of the class names."""
@@ -26,6 +34,9 @@ class DataConfig:
 
     crop_padding: int = 4
     """Augmentation: pad training images by this many black pixels, crop back to size at random. 0: no cropping."""
+
+    resized_crop: bool = False
+    """Augmentation: cut out a random rectangle of 8 to 100 % of each training image and scale it back to size."""
 
     flip: bool = True
     """Augmentation: mirror each training image left to right with probability one half."""
@@ -39,9 +50,18 @@ class DataConfig:
                 f"data source 'digits' reads no path, but --data.path is {self.path!r}: "
                 "leave it out, or choose --data.source folder or npz"
             )
+        if self.source in ("digits", "npz") and self.stream:
+            raise UserError(f"--data.stream: data source {self.source!r} is in memory already; leave it out")
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f"--data.workers is {self.workers}; it has to be 0 (threads) or more")
+        if self.resized_crop and self.crop_padding:
+            raise UserError(
+                f"--data.resized-crop and --data.crop-padding {self.crop_padding} are two ways of cropping: "
+                "choose --data.crop-padding 0, or --data.no-resized-crop"
+            )
         if self.source in ("digits", "npz") and self.image_size is not None:
             raise UserError(
-                f"--data.image-size {self.image_size} resizes the images of a folder; data source {self.source!r} "
+                f"--data.image-size {self.image_size} resizes encoded images; data source {self.source!r} "
                 "has images of a fixed size: leave it out"
             )
         if self.image_size is not None and self.image_size < 4:

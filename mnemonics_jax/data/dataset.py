@@ -5,7 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from mnemonics_jax.data.pictures import Pictures
 from mnemonics_jax.errors import UserError
+
+_SAMPLE = 1024
+"""Streamed images on which the pixel statistics are measured."""
 
 Images = UInt8[np.ndarray, "image height width channel"]
 Labels = Int32[np.ndarray, "image"]
@@ -13,16 +17,17 @@ Labels = Int32[np.ndarray, "image"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled image data set in host memory.
+    """A labelled image data set: in host memory, or as `Pictures` that are decoded when they are asked for.
 
     Labels are 0 .. C-1 in the order of `class_names`; the order in which classes arrive is the stream's business.
-    `mean` and `std` are per channel, in units of the pixel range [0, 1], measured on the training images.
+    `mean` and `std` are per channel, in units of the pixel range [0, 1], measured on the training images; on evenly
+    spaced ones where they are streamed.
     """
 
     name: str
-    train_images: UInt8[np.ndarray, "train height width channel"]
+    train_images: UInt8[np.ndarray, "train height width channel"] | Pictures
     train_labels: Int32[np.ndarray, "train"]
-    test_images: UInt8[np.ndarray, "test height width channel"]
+    test_images: UInt8[np.ndarray, "test height width channel"] | Pictures
     test_labels: Int32[np.ndarray, "test"]
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
@@ -46,8 +51,8 @@ class Dataset:
 
 def make_dataset(
     name: str,
-    train: tuple[UInt8[np.ndarray, "train height width channel"], Int32[np.ndarray, "train"]],
-    test: tuple[UInt8[np.ndarray, "test height width channel"], Int32[np.ndarray, "test"]],
+    train: tuple[UInt8[np.ndarray, "train height width channel"] | Pictures, Int32[np.ndarray, "train"]],
+    test: tuple[UInt8[np.ndarray, "test height width channel"] | Pictures, Int32[np.ndarray, "test"]],
     class_names: tuple[str, ...],
 ) -> Dataset:
     """A `Dataset` with the normalisation constants measured on its training images.
@@ -59,7 +64,10 @@ def make_dataset(
         if (counts == 0).any():
             missing = [class_names[c] for c in np.flatnonzero(counts == 0)[:5]]
             raise UserError(f"{name}: no {split} images for class {', '.join(missing)}; every class needs both splits")
-    mean, std = _pixel_statistics(train[0])
+    images = train[0]
+    if isinstance(images, Pictures):
+        images = images[np.unique(np.linspace(0, len(images) - 1, _SAMPLE).astype(int))]
+    mean, std = _pixel_statistics(images)
     return Dataset(name, *train, *test, class_names, mean, std)
 
 

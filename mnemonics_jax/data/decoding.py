@@ -1,4 +1,4 @@
-"""Image files to one uint8 RGB array, in parallel."""
+"""Encoded images to one uint8 RGB array, in parallel."""
 
 import sys
 import warnings
@@ -20,8 +20,12 @@ _CHUNK = 64
 _MANY = 2000
 
 
-def decode_images(paths: Sequence[str], size: int | None) -> UInt8[np.ndarray, "image height width 3"]:
-    """All the images, in the order of `paths`, each brought to `size` by `size` pixels (None: left as it is).
+Encoded = str | UInt8[np.ndarray, "rows columns channel"]
+"""An image as its file, or as the decoded pixels that a record reader delivers."""
+
+
+def decode_images(sources: Sequence[Encoded], size: int | None) -> UInt8[np.ndarray, "image height width 3"]:
+    """All the images, in the order of `sources`, each brought to `size` by `size` pixels (None: left as it is).
 
     A progress bar stands on stderr while many are decoded, if that is a terminal. Raises `UserError` naming the first
     file that cannot be decoded or, with `size` None, whose size is not that of the first image.
@@ -29,52 +33,60 @@ def decode_images(paths: Sequence[str], size: int | None) -> UInt8[np.ndarray, "
     # A list of warning filters belongs to the process, so it is set here and not by the threads.
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        shape = (size, size, 3) if size is not None else decode_image(paths[0], None).shape
-        images = np.empty((len(paths), *shape), np.uint8)
+        shape = (size, size, 3) if size is not None else decode_image(sources[0], None).shape
+        images = np.empty((len(sources), *shape), np.uint8)
 
         def fill(start: int) -> int:
-            chunk = paths[start : start + _CHUNK]
-            for index, path in enumerate(chunk, start):
-                image = decode_image(path, size)
+            stop = min(start + _CHUNK, len(sources))
+            for index in range(start, stop):
+                image = decode_image(sources[index], size)
                 if image.shape != shape:
                     raise UserError(
-                        f"{path} has {_pixels(image.shape)}, but {paths[0]} has {_pixels(shape)}: "
-                        "bring all images to one size with --data.image-size"
+                        f"{_name(sources, index)} has {_pixels(image.shape)}, but {_name(sources, 0)} has "
+                        f"{_pixels(shape)}: bring all images to one size with --data.image-size"
                     )
                 images[index] = image
-            return len(chunk)
+            return stop - start
 
-        quiet = len(paths) < _MANY or not sys.stderr.isatty()
+        quiet = len(sources) < _MANY or not sys.stderr.isatty()
         with (
             Progress(console=Console(stderr=True), transient=True, disable=quiet) as progress,
             ThreadPoolExecutor() as pool,
         ):
-            bar = progress.add_task("decoding images", total=len(paths))
+            bar = progress.add_task("decoding images", total=len(sources))
             # `map` answers in order, so it is the first bad file that is reported, and cancels the rest.
-            for done in pool.map(fill, range(0, len(paths), _CHUNK)):
+            for done in pool.map(fill, range(0, len(sources), _CHUNK)):
                 progress.advance(bar, done)
     return images
 
 
-def decode_image(path: str, size: int | None) -> UInt8[np.ndarray, "height width 3"]:
+def decode_image(source: Encoded, size: int | None) -> UInt8[np.ndarray, "height width 3"]:
+    """One image as RGB; with `size`, its centre square scaled to that side by Pillow's antialiased bilinear filter.
+
+    Raises `UserError` naming the file when it cannot be decoded.
+    """
+    rgb = open_image(source)
+    return np.asarray(rgb if size is None else ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR))
+
+
+def open_image(source: Encoded) -> Image.Image:
     """One image as RGB, upright by its EXIF orientation; of an animation, the first frame.
 
-    Transparency is laid over black, 16-bit greyscale is scaled to 8 bits. With `size`, the centre square is scaled to
-    that side by Pillow's antialiased bilinear filter. Raises `UserError` naming the file when it cannot be decoded.
+    Transparency is laid over black, 16-bit greyscale is scaled to 8 bits. Raises `UserError` naming the file when it
+    cannot be decoded.
     """
+    if not isinstance(source, str):
+        return Image.fromarray(source.squeeze()).convert("RGB")
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
+        with Image.open(source, formats=FORMATS) as image:
+            return _to_rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} claims more pixels than can safely be decoded: shrink or remove it") from error
+        raise UserError(f"{source} claims more pixels than can safely be decoded: shrink or remove it") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image in one of the formats {', '.join(FORMATS)}: remove it") from error
+        raise UserError(f"{source} is not an image in one of the formats {', '.join(FORMATS)}: remove it") from error
     # Pillow reports damaged files by OSError, SyntaxError, ValueError, struct.error and others, each format its own.
     except Exception as error:
-        raise UserError(f"{path} cannot be decoded ({error}): replace or remove it") from error
-    if size is not None:
-        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(rgb)
+        raise UserError(f"{source} cannot be decoded ({error}): replace or remove it") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -90,3 +102,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _pixels(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}x{shape[0]} pixels"
+
+
+def _name(sources: Sequence[Encoded], index: int) -> str:
+    source = sources[index]
+    return source if isinstance(source, str) else f"image {index}"

@@ -7,7 +7,7 @@ import numpy as np
 
 from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.data.dataset import Dataset, class_range, make_dataset
-from mnemonics_jax.data.decoding import decode_images
+from mnemonics_jax.data.pictures import as_images
 from mnemonics_jax.errors import UserError
 
 SPLITS = ("train", "test")
@@ -15,7 +15,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def load_image_folder(config: DataConfig) -> Dataset:
-    """The images under `config.path` as uint8 RGB [n, H, W, 3]; class names are the folders' names in sorted order.
+    """The images under `config.path` as uint8 RGB [n, H, W, 3], or as `Pictures` where `config` has them streamed.
+
+    Class names are the folders' names in sorted order.
 
     Only the classes that `config` selects are listed and decoded. Hidden files and files with other suffixes are
     ignored. Raises `UserError`, naming the file or folder, for a layout other than the one above, a class that is
@@ -30,14 +32,12 @@ def load_image_folder(config: DataConfig) -> Dataset:
     chosen = class_range(str(root), len(names), config.first_class, config.num_classes)
     names = names[chosen.start : chosen.stop]
     files = {split: [_image_files(root, root / split / name) for name in names] for split in SPLITS}
+    paths = {split: [path for of_class in files[split] for path in of_class] for split in SPLITS}
     labels = {
         split: np.repeat(np.arange(len(names), dtype=np.int32), [len(f) for f in files[split]]) for split in SPLITS
     }
-    images = decode_images(
-        [path for split in SPLITS for of_class in files[split] for path in of_class], config.image_size
-    )
-    count = len(labels["train"])
-    return make_dataset(root.resolve().name, (images[:count], labels["train"]), (images[count:], labels["test"]), names)
+    train, test = as_images(config, paths["train"], paths["test"])
+    return make_dataset(root.resolve().name, (train, labels["train"]), (test, labels["test"]), names)
 
 
 def _class_names(root: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016) as class-incremental learning uses them: for CIFAR-sized images and for ImageNet."""
+"""Residual networks (He et al. 2016) as class-incremental learning uses them, for CIFAR-sized images and ImageNet."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float

@@ -1,0 +1,106 @@
+"""Images that are decoded when they are asked for: a data set of any size in bounded memory."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageOps
+
+from mnemonics_jax.data.config import DataConfig
+from mnemonics_jax.data.decoding import Encoded, decode_images, open_image
+from mnemonics_jax.errors import UserError
+
+_MOST_IN_MEMORY = 4 << 30
+"""Bytes of decoded images, training and test together, up to which they are kept."""
+_CENTRE = 0.875
+_AREA = (0.08, 1.0)
+_ASPECT = (3 / 4, 4 / 3)
+_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """n encoded images that index like an array uint8 [n, size, size, 3]. Pickles, so worker processes can read it.
+
+    With `zoom`, an image stands for the centre of itself: 7/8 of its shorter side, which is what networks trained on
+    random resized crops are judged on; without, for its whole centre square.
+    """
+
+    records: Sequence[Encoded]
+    size: int
+    zoom: bool
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(n, size, size, 3)."""
+        return len(self.records), self.size, self.size, 3
+
+    def __getitem__(self, index: Int[np.ndarray, "*batch"]) -> UInt8[np.ndarray, "*batch size size 3"]:
+        """The images of `index`, decoded by this thread. Raises `UserError` naming a file that cannot be decoded."""
+        images = np.empty((index.size, self.size, self.size, 3), np.uint8)
+        for row, i in enumerate(index.reshape(-1)):
+            images[row] = centre(open_image(self.records[int(i)]), self.size, _CENTRE if self.zoom else 1.0)
+        return images.reshape(*index.shape, self.size, self.size, 3)
+
+
+@dataclass(frozen=True)
+class _Joined(Sequence):
+    """Two sequences of encoded images, one after the other."""
+
+    one: Sequence[Encoded]
+    other: Sequence[Encoded]
+
+    def __len__(self) -> int:
+        return len(self.one) + len(self.other)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self.one[index] if index < len(self.one) else self.other[index - len(self.one)]
+
+
+def as_images(
+    config: DataConfig, train: Sequence[Encoded], test: Sequence[Encoded]
+) -> (
+    tuple[UInt8[np.ndarray, "train height width 3"], UInt8[np.ndarray, "test height width 3"]]
+    | tuple[Pictures, Pictures]
+):
+    """The images of both splits: decoded, or as `Pictures` where `config` asks for it or they would take too much.
+
+    Raises `UserError` when images to be streamed have no common size, or a decoded one cannot be used.
+    """
+    size = config.image_size
+    stream = config.stream
+    if stream is None:
+        stream = size is not None and (len(train) + len(test)) * size * size * 3 > _MOST_IN_MEMORY
+    if stream and size is None:
+        raise UserError("--data.stream needs one size for all images: give it with --data.image-size")
+    if stream:
+        return Pictures(train, size, config.resized_crop), Pictures(test, size, config.resized_crop)
+    images = decode_images(_Joined(train, test), size)
+    return images[: len(train)], images[len(train) :]
+
+
+def centre(image: Image.Image, size: int, share: float) -> Image.Image:
+    """The centre square of `share` of the shorter side, scaled to `size` pixels by an antialiased bilinear filter."""
+    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR, bleed=(1 - share) / 2)
+
+
+def resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
+    """A random rectangle of `image` scaled to `size` by `size` pixels (Szegedy et al., CVPR 2015).
+
+    It covers 8 to 100 % of the area, uniformly, with an aspect ratio between 3:4 and 4:3, log-uniformly, at a uniform
+    place; after ten draws that do not fit, the centre square is taken.
+    """
+    width, height = image.size
+    for _ in range(_TRIES):
+        area = width * height * rng.uniform(*_AREA)
+        aspect = math.exp(rng.uniform(*np.log(_ASPECT)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = rng.integers(width - w + 1), rng.integers(height - h + 1)
+            return image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h))
+    return centre(image, size, 1.0)

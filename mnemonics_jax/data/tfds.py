@@ -1,0 +1,108 @@
+"""CIFAR-100 and ImageNet from TensorFlow Datasets' ArrayRecord files, read without TensorFlow."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Int32, UInt8
+from rich.console import Console
+from rich.progress import track
+
+from mnemonics_jax.data.config import DataConfig
+from mnemonics_jax.data.dataset import Dataset, class_range, make_dataset
+from mnemonics_jax.data.pictures import as_images
+from mnemonics_jax.data.preparing import prepare
+
+_SUBSET_SEED = 1993
+
+
+@dataclass(frozen=True)
+class _Known:
+    """How TensorFlow Datasets calls a data set and its test split; how many of its classes to take (None: all)."""
+
+    builder: str
+    test: str
+    classes: int | None = None
+
+
+_KNOWN = {
+    "cifar100": _Known("cifar100", "test"),
+    "imagenet2012": _Known("imagenet2012", "validation"),
+    "imagenet-subset": _Known("imagenet2012", "validation", classes=100),
+}
+
+
+@dataclass(frozen=True)
+class _Images(Sequence):
+    """The pixels of some records of a TensorFlow data source."""
+
+    source: Sequence[dict]
+    rows: Int[np.ndarray, "image"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "height width channel"]:
+        return self.source[int(self.rows[index])]["image"]
+
+
+def load_tfds(config: DataConfig) -> Dataset:
+    """The data set `config.source`, prepared first if it is not yet; the classes are those that `config` selects.
+
+    `imagenet-subset` has the 100 classes of the literature: the first of NumPy's legacy shuffle, seed 1993, of all
+    1000; they stand in ImageNet's order. Raises `UserError` when the data set cannot be prepared or lacks the classes.
+    """
+    # Imported here because it takes a second, which every other data source would pay as well.
+    import tensorflow_datasets as tfds
+
+    known = _KNOWN[config.source]
+    builder = tfds.builder(known.builder, data_dir=config.path, file_format="array_record")
+    if not builder.is_prepared():
+        prepare(known.builder, Path(builder.data_dir))
+        builder = tfds.builder(known.builder, data_dir=config.path, file_format="array_record")
+    feature = builder.info.features["label"]
+    classes = np.arange(feature.num_classes)
+    if known.classes is not None:
+        np.random.RandomState(_SUBSET_SEED).shuffle(classes)
+        classes = np.sort(classes[: known.classes])
+    chosen = class_range(config.source, len(classes), config.first_class, config.num_classes)
+    classes = classes[chosen.start : chosen.stop]
+    position = np.full(feature.num_classes, -1, np.int32)
+    position[classes] = np.arange(len(classes), dtype=np.int32)
+    records, labels = {}, {}
+    for split in ("train", known.test):
+        positions = position[_labels(builder, split)]
+        rows = np.flatnonzero(positions >= 0)
+        records[split], labels[split] = _Images(builder.as_data_source(split=split), rows), positions[rows]
+    train, test = as_images(config, records["train"], records[known.test])
+    names = tuple(feature.int2str(int(c)) for c in classes)
+    return make_dataset(config.source, (train, labels["train"]), (test, labels[known.test]), names)
+
+
+def _labels(builder: object, split: str) -> Int32[np.ndarray, "image"]:
+    """The label of every record of a split, from a file in the user's cache where they have been read before.
+
+    An ArrayRecord keeps a label beside its image, so reading all labels of ImageNet reads all of ImageNet.
+    """
+    import tensorflow_datasets as tfds
+
+    source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    folder = Path(builder.data_dir)
+    stamp = (folder / "dataset_info.json").stat().st_mtime_ns if (folder / "dataset_info.json").exists() else 0
+    identity = hashlib.sha256(f"{folder.absolute()} {split} {len(source)} {stamp}".encode()).hexdigest()[:16]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = base / "mnemonics_jax" / "labels" / f"{builder.name}-{split}-{identity}.npy"
+    if path.exists():
+        return np.load(path, allow_pickle=False)
+    console = Console(stderr=True)
+    rows = track(range(len(source)), f"reading the labels of {builder.name}, {split}", console=console, transient=True)
+    labels = np.asarray([source[row]["label"] for row in rows], np.int32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        np.save(file, labels)
+    draft.replace(path)
+    return labels
