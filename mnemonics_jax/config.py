@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.errors import UserError, unknown_name
@@ -11,6 +11,8 @@ from mnemonics_jax.methods import Method, method_class
 from mnemonics_jax.nets import NetConfig
 from mnemonics_jax.stream import StreamConfig
 from mnemonics_jax.training import TrainConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class Config:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named starting point; `exemplars` overrides the defaults of whichever exemplar kind is chosen."""
+    """A named starting point.
+
+    `exemplars` overrides the defaults of whichever exemplar kind is chosen, `methods` those of the methods it names.
+    """
 
     summary: str
     data: DataConfig
@@ -51,6 +56,22 @@ class Preset:
     train: TrainConfig
     exemplars: dict[str, Any]
     method: str = "icarl"
+    methods: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+# The settings of the literature for ResNet-18 at 224×224. A chunk of four batches is 77 MB of pixels; exemplars are
+# learned and fitted in batches, since 20 of each of 1000 classes are too many for one step.
+_IMAGENET: dict[str, Any] = {
+    "net": NetConfig(name="resnet18"),
+    "train": TrainConfig(epochs=90, milestones=(1 / 3, 2 / 3), weight_decay=1e-4, chunk_steps=4),
+    "exemplars": {"inner_batch": 64, "outer_batch": 64, "outer_chunk": 5},
+    "method": "lucir",
+    "methods": {"lucir": {"lambda_base": 10.0}},
+}
+
+
+def _imagenet_data(source: str) -> DataConfig:
+    return DataConfig(source=source, image_size=224, stream=True, crop_padding=0, resized_crop=True)
 
 
 # An inner loop on the head alone passes each exemplar through the network once in an outer step, not T times, so T can
@@ -58,6 +79,24 @@ class Preset:
 _ON_A_CPU: dict[str, Any] = {"inner_scope": "head", "unroll_length": 50, "outer_learning_rate": 0.005}
 
 PRESETS = {
+    "cifar100": Preset(
+        summary="CIFAR-100 with ResNet-32 as in the paper, prepared by TensorFlow Datasets",
+        data=DataConfig(source="cifar100"),
+        net=NetConfig(name="resnet32"),
+        train=TrainConfig(),
+        exemplars={},
+        method="lucir",
+    ),
+    "imagenet-subset": Preset(
+        summary="100 classes of ImageNet with ResNet-18 as in the paper, prepared by TensorFlow Datasets",
+        data=_imagenet_data("imagenet-subset"),
+        **_IMAGENET,
+    ),
+    "imagenet": Preset(
+        summary="ImageNet with ResNet-18 as in the paper, prepared by TensorFlow Datasets",
+        data=_imagenet_data("imagenet2012"),
+        **_IMAGENET,
+    ),
     "digits": Preset(
         summary="scikit-learn's 8×8 handwritten digits, 10 classes; needs no download",
         data=DataConfig(source="digits", crop_padding=1, flip=False),
@@ -100,13 +139,13 @@ def make_config(preset: str, method: str | None = None, exemplars: str = "mnemon
         stream=StreamConfig(),
         net=chosen.net,
         train=chosen.train,
-        method=method_class(method or chosen.method)(),
+        method=fill(method_class(method or chosen.method), chosen.methods.get(method or chosen.method, {})),
         exemplars=fill(exemplar_class(exemplars), chosen.exemplars),
     )
 
 
-def fill(kind: type[Exemplars], values: dict[str, Any]) -> Exemplars:
-    """An exemplar kind with those of `values` that it has a field for."""
+def fill(kind: type[T], values: dict[str, Any]) -> T:
+    """A method or an exemplar kind with those of `values` that it has a field for."""
     names = {field.name for field in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in values.items() if name in names})
 

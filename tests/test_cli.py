@@ -33,7 +33,7 @@ def refused(capsys, *words):
     ("words", "message"),
     [
         (("digit",), "unknown preset 'digit': did you mean 'digits'?"),
-        (("zzzz",), "unknown preset 'zzzz': known are digits"),
+        (("zzzz",), "unknown preset 'zzzz': known are cifar100, digits"),
         (("digits", "--method", "icar"), "unknown method 'icar': did you mean 'icarl'"),
         (("digits", "--exemplars", "herdin"), "unknown exemplar kind 'herdin': did you mean 'herding'?"),
         (("digits", "--phases", "3"), "--phases 3 does not divide the 5 classes left .* choose --phases from 1, 5"),

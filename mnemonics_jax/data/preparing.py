@@ -29,7 +29,7 @@ def prepare(name: str, folder: Path) -> None:
     # TensorFlow takes whole accelerators when it sees them.
     environment = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
     child = subprocess.run(
-        [sys.executable, "-m", "mnemonics_jax.data.preparing", name, str(data_dir), str(manual)],
+        [sys.executable, "-c", f"from {__name__} import main; main()", name, str(data_dir), str(manual)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
@@ -69,5 +69,6 @@ def _main(name: str, data_dir: str, manual: str) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The child process: data set, data folder and folder of the user's own downloads are its arguments."""
     sys.exit(_main(*sys.argv[1:]))
