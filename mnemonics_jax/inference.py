@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mnemonics_jax.data.augment import Augmentation
-from mnemonics_jax.data.batches import DeviceStore
+from mnemonics_jax.data.batches import Store
+from mnemonics_jax.devices import Devices
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.methods import Bias
 from mnemonics_jax.nets.classifier import Classifier, Variables, apply
@@ -23,8 +24,9 @@ class Embedding(NamedTuple):
     features: Float[np.ndarray, "sample feature"]
 
 
-@partial(jax.jit, static_argnames=("net", "augmentation", "mirror"))
+@partial(jax.jit, static_argnames=("devices", "net", "augmentation", "mirror"))
 def _embed(
+    devices: Devices,
     net: Classifier,
     augmentation: Augmentation,
     mirror: bool,
@@ -32,21 +34,24 @@ def _embed(
     images: Shaped[Array, "batch height width channel"],
 ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch feature"]]:
     outputs = apply(net, variables, augmentation.evaluate(images[:, :, ::-1] if mirror else images))
-    return outputs.logits, outputs.features
+    return devices.keep_whole((outputs.logits, outputs.features))
 
 
 def embed(
     net: Classifier,
     augmentation: Augmentation,
     variables: Variables,
-    store: DeviceStore,
+    store: Store,
     index: Int[np.ndarray, "sample"],
     *,
     mirror: bool = False,
 ) -> Embedding:
     """Logits and features of the images `index` of `store`, of their mirror images with `mirror`."""
-    padded = np.append(index, np.zeros(-len(index) % _BATCH, index.dtype)).reshape(-1, _BATCH)
-    parts = [_embed(net, augmentation, mirror, variables, store.take(row)) for row in padded]
+    devices = store.devices
+    batch = -(-_BATCH // devices.count) * devices.count
+    padded = np.append(index, np.zeros(-len(index) % batch, index.dtype)).reshape(-1, batch)
+    variables = devices.put_whole(variables)
+    parts = [_embed(devices, net, augmentation, mirror, variables, store.take(row)) for row in padded]
     logits, features = (np.concatenate([np.asarray(p[k]) for p in parts])[: len(index)] for k in (0, 1))
     return Embedding(logits, features)
 
@@ -66,7 +71,7 @@ def class_means(
 
 
 def exemplar_means(
-    net: Classifier, augmentation: Augmentation, variables: Variables, store: DeviceStore, offset: int, memory: Memory
+    net: Classifier, augmentation: Augmentation, variables: Variables, store: Store, offset: int, memory: Memory
 ) -> Float[np.ndarray, "classes feature"]:
     """iCaRL's prototypes: the class means of exemplars and, where images may be flipped, of their mirror images.
 

@@ -1,21 +1,26 @@
 """What a run is made of: `Setup`, which its phases share, and `PhaseState`, which one phase hands to the next."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int32, UInt32
+from jaxtyping import Array, Float, Int32, UInt8, UInt32
 
 from mnemonics_jax import data
 from mnemonics_jax.config import Config
 from mnemonics_jax.data.augment import Augmentation, augmentation
-from mnemonics_jax.data.batches import DeviceStore
+from mnemonics_jax.data.batches import DeviceStore, Store
+from mnemonics_jax.data.config import DataConfig
+from mnemonics_jax.data.pictures import Pictures
+from mnemonics_jax.data.streaming import StreamedStore
+from mnemonics_jax.devices import Devices, all_devices
 from mnemonics_jax.exemplars import memory as memories
 from mnemonics_jax.exemplars.base import check_budget
 from mnemonics_jax.exemplars.inner import InnerProgram
 from mnemonics_jax.exemplars.memory import Memory
+from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.methods import Bias
 from mnemonics_jax.nets import build
 from mnemonics_jax.nets.classifier import Classifier, Variables, init
@@ -52,19 +57,24 @@ class Setup:
     stream: Stream
     net: Classifier
     augmentation: Augmentation
-    train_store: DeviceStore
-    test_store: DeviceStore
+    train_store: Store
+    test_store: Store
+    devices: Devices
 
     @property
     def train_program(self) -> TrainProgram:
         """The static half of model-level training."""
-        train = self.config.train
-        return TrainProgram(self.net, self.config.method, self.augmentation, train.momentum, train.weight_decay)
+        train, augmentation = self.config.train, self.augmentation
+        if isinstance(self.stream.dataset.train_images, Pictures):
+            augmentation = replace(augmentation, resized_crop=False)  # the store has cropped, at full resolution
+        return TrainProgram(
+            self.net, self.config.method, augmentation, train.momentum, train.weight_decay, self.devices
+        )
 
     @property
     def inner_program(self) -> InnerProgram:
         """The static half of the inner loop."""
-        return InnerProgram(self.net, self.config.exemplars, self.augmentation)
+        return InnerProgram(self.net, self.config.exemplars, self.augmentation, self.devices)
 
     @property
     def first_slot(self) -> int:
@@ -87,14 +97,25 @@ def make_setup(config: Config) -> Setup:
     if config.method.uses_memory:
         check_budget(config.exemplars, stream.sizes, dataset.train_counts())
     net = build(config.net, dataset.num_classes, config.method.head)
+    devices = all_devices()
+    devices.check("--train.batch-size", config.train.batch_size)
+    if isinstance(config.exemplars, Mnemonics):
+        devices.check("--exemplars.outer-batch", config.exemplars.outer_batch)
     return Setup(
         config=config,
         stream=stream,
         net=net,
         augmentation=augmentation(config.data, dataset),
-        train_store=DeviceStore(dataset.train_images),
-        test_store=DeviceStore(dataset.test_images),
+        train_store=_store(config.data, dataset.train_images, devices),
+        test_store=_store(config.data, dataset.test_images, devices),
+        devices=devices,
     )
+
+
+def _store(config: DataConfig, images: UInt8[np.ndarray, "..."] | Pictures, devices: Devices) -> Store:
+    if isinstance(images, Pictures):
+        return StreamedStore(images, config.workers, config.resized_crop, devices)
+    return DeviceStore(images, devices)
 
 
 def initial_state(setup: Setup) -> PhaseState:

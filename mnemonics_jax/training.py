@@ -1,7 +1,7 @@
 """Model-level training: one jitted chunk of steps, shared by every method and every phase."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -12,13 +12,14 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
 
 from mnemonics_jax.data.augment import Augmentation
-from mnemonics_jax.data.batches import DeviceStore, endless
+from mnemonics_jax.data.batches import Order, Store
+from mnemonics_jax.devices import Devices, all_devices
 from mnemonics_jax.errors import NumbersError, UserError
 from mnemonics_jax.methods import Bias, Classes, LossInputs, Method
 from mnemonics_jax.nets.classifier import Classifier, Outputs, Variables, apply, apply_train
 from mnemonics_jax.nets.heads import mask_logits
 from mnemonics_jax.nets.transfer import restrict_transfer
-from mnemonics_jax.rng import Key, Use, generator, stream_key
+from mnemonics_jax.rng import Key, Use, stream_key
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class TrainProgram:
     augmentation: Augmentation
     momentum: float
     weight_decay: float
+    devices: Devices = field(default_factory=all_devices)
 
     def optimizer(self) -> optax.GradientTransformation:
         """SGD as in PyTorch, its step size left to the caller: v ← μ v + (∇ + wd Θ)."""
@@ -126,7 +128,7 @@ def train_chunk(
         idle = (jnp.zeros(()), jnp.zeros(()))
         return jax.lax.cond(batch.active, step, lambda state, _: (state, idle), state, batch)
 
-    return jax.lax.scan(maybe, state, batches)
+    return program.devices.keep_whole(jax.lax.scan(maybe, state, batches))
 
 
 class Progress(NamedTuple):
@@ -144,7 +146,7 @@ def train(
     config: TrainConfig,
     variables: Variables,
     context: Context,
-    store: DeviceStore,
+    store: Store,
     indices: Int[np.ndarray, "sample"],
     labels: Int[np.ndarray, "label"],
     key: Key,
@@ -159,16 +161,17 @@ def train(
     total = config.epochs * per_epoch
     passed = np.arange(total)[:, None] >= np.round(np.asarray(config.milestones) * total)
     rates = (config.learning_rate * config.decay ** passed.sum(axis=1)).astype(np.float32)
-    order = endless(indices, generator(key, phase, Use.ORDER), config.batch_size)
+    order = Order(indices, key, phase, config.batch_size, total)
     augment_key = stream_key(key, phase, Use.AUGMENT)
-    state = TrainState(variables, _init(program, variables.params))
+    images = store.chunks(order, 0, config.chunk_steps, augment_key)
+    state, context = program.devices.put_whole((TrainState(variables, _init(program, variables.params)), context))
 
     for start in range(0, total, config.chunk_steps):
         steps = np.arange(start, start + config.chunk_steps)
         active = steps < total
-        index = np.stack([next(order) if on else indices[:1].repeat(config.batch_size) for on in active])
+        index = order.chunk(start, config.chunk_steps)
         batches = TrainBatches(
-            images=store.take(index),
+            images=next(images),
             labels=labels[index],
             learning_rate=rates[np.minimum(steps, total - 1)],
             index=steps.astype(np.int32),

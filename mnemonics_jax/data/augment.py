@@ -10,6 +10,7 @@ from jaxtyping import Float, PRNGKeyArray, UInt8
 
 from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.data.dataset import Dataset
+from mnemonics_jax.data.pictures import RESIZED_AREA, RESIZED_ASPECT
 from mnemonics_jax.errors import UserError
 
 FloatImages = Float[Array | np.ndarray, "batch height width channel"]
@@ -56,23 +57,52 @@ def random_flip(
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
+def random_resized_crop(key: PRNGKeyArray, images: Pixels) -> Float[Array, "batch height width channel"]:
+    """A random rectangle of each image scaled back to size by linear interpolation (Szegedy et al., CVPR 2015).
+
+    It covers 8 to 100 % of the area, uniformly, with an aspect ratio between 3:4 and 4:3 of the image's own,
+    log-uniformly, at a uniform place; a side that would be longer than the image's is cut to it. The result is float,
+    in [0, 1] for uint8 images.
+    """
+    images = jnp.asarray(images)
+    if images.dtype == jnp.uint8:
+        images = images.astype(jnp.float32) / 255
+    area_key, aspect_key, place_key = jax.random.split(key, 3)
+    batch, sides = len(images), jnp.asarray(images.shape[1:3], images.dtype)
+    area = jax.random.uniform(area_key, (batch,), images.dtype, *RESIZED_AREA)
+    aspect = jnp.exp(jax.random.uniform(aspect_key, (batch,), images.dtype, *np.log(RESIZED_ASPECT)))
+    share = jnp.minimum(jnp.stack([jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)], axis=1), 1)
+    corner = jax.random.uniform(place_key, (batch, 2), images.dtype) * (1 - share) * sides
+
+    def cut(image: Array, share: Array, corner: Array) -> Array:
+        return jax.image.scale_and_translate(
+            image, image.shape, (0, 1), 1 / share, -corner / share, "linear", antialias=False
+        )
+
+    return jax.vmap(cut)(images, share, corner)
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """What is done to a batch of pixels before the network sees it. Hashable, so it can be a static argument of `jit`.
 
-    `crop_padding` is in pixels (0: no cropping); `mean` and `std` are per channel, in units of the pixel range [0, 1].
+    `crop_padding` is in pixels (0: no such cropping); `mean` and `std` are per channel, in units of the pixel range
+    [0, 1]; `resized_crop` is whether a random rectangle is cut out and scaled back to size.
     """
 
     crop_padding: int
     flip: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resized_crop: bool = False
 
     def train(self, key: PRNGKeyArray, images: Pixels) -> Float[Array, "batch height width channel"]:
         """Training images: cropped, flipped and normalised. The zeros that a crop brings in are black pixels."""
         crop_key, flip_key = jax.random.split(key)
         if self.crop_padding:
             images = random_crop(crop_key, images, self.crop_padding)
+        if self.resized_crop:
+            images = random_resized_crop(crop_key, images)
         if self.flip:
             images = random_flip(flip_key, images)
         return self.evaluate(images)
@@ -93,4 +123,4 @@ def augmentation(config: DataConfig, dataset: Dataset) -> Augmentation:
             f"--data.crop-padding {config.crop_padding} can crop all of an image away: the images of {dataset.name} "
             f"are {side} pixels on their shorter side; choose less than that (an eighth is usual)"
         )
-    return Augmentation(config.crop_padding, config.flip, dataset.mean, dataset.std)
+    return Augmentation(config.crop_padding, config.flip, dataset.mean, dataset.std, config.resized_crop)

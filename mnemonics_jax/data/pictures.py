@@ -15,9 +15,9 @@ from mnemonics_jax.errors import UserError
 _MOST_IN_MEMORY = 4 << 30
 """Bytes of decoded images, training and test together, up to which they are kept."""
 _CENTRE = 0.875
-_AREA = (0.08, 1.0)
-_ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
+RESIZED_AREA = (0.08, 1.0)
+RESIZED_ASPECT = (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,12 @@ class Pictures:
         """The images of `index`, decoded by this thread. Raises `UserError` naming a file that cannot be decoded."""
         images = np.empty((index.size, self.size, self.size, 3), np.uint8)
         for row, i in enumerate(index.reshape(-1)):
-            images[row] = centre(open_image(self.records[int(i)]), self.size, _CENTRE if self.zoom else 1.0)
+            images[row] = self.decode(int(i))
         return images.reshape(*index.shape, self.size, self.size, 3)
+
+    def decode(self, index: int) -> UInt8[np.ndarray, "size size 3"]:
+        """One image. Raises `UserError` naming the file when it cannot be decoded."""
+        return np.asarray(centre(open_image(self.records[index]), self.size, _CENTRE if self.zoom else 1.0))
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,8 @@ def resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Ima
     """
     width, height = image.size
     for _ in range(_TRIES):
-        area = width * height * rng.uniform(*_AREA)
-        aspect = math.exp(rng.uniform(*np.log(_ASPECT)))
+        area = width * height * rng.uniform(*RESIZED_AREA)
+        aspect = math.exp(rng.uniform(*np.log(RESIZED_ASPECT)))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             x, y = rng.integers(width - w + 1), rng.integers(height - h + 1)

@@ -1,6 +1,6 @@
 """The inner loop: fit a model to exemplars. Θ^E is made by it, and learned exemplars are learned for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Shaped, UInt
 from mnemonics_jax import bilevel
 from mnemonics_jax.data.augment import Augmentation
 from mnemonics_jax.data.batches import endless
+from mnemonics_jax.devices import Devices, all_devices
 from mnemonics_jax.exemplars.base import Exemplars
 from mnemonics_jax.methods.losses import cross_entropy
 from mnemonics_jax.nets import scope_of
@@ -45,6 +46,7 @@ class InnerProgram:
     net: Classifier
     settings: Exemplars
     augmentation: Augmentation
+    devices: Devices = field(default_factory=all_devices)
 
     def prepare_images(
         self, key: PRNGKeyArray, images: Shaped[Array, "batch height width channel"]

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int, Shaped
 
-from mnemonics_jax.data.batches import DeviceStore, balanced
+from mnemonics_jax.data.batches import Store, balanced
 from mnemonics_jax.errors import NumbersError
 from mnemonics_jax.exemplars.inner import InnerBatches, InnerProgram, Models, draw_batches
 from mnemonics_jax.exemplars.memory import Memory
@@ -38,7 +38,7 @@ class Learned(NamedTuple):
 class Samples(NamedTuple):
     """Where outer batches come from: `indices` into `store`, `labels[index]` being their classes."""
 
-    store: DeviceStore
+    store: Store
     indices: Int[np.ndarray, "sample"]
     labels: Int[np.ndarray, "label"]
 
@@ -78,15 +78,16 @@ def solve(
     settings: Mnemonics = program.settings
     learned = task.learned.reshape(-1)
     start = _as_pixels(memory.images)
-    learnable = Learnable(start, log_rates)
+    devices = samples.store.devices
+    learnable = devices.put_whole(Learnable(start, log_rates))
     low, high = np.clip(start - task.cap, 0, 1), np.clip(start + task.cap, 0, 1)
-    problem = OuterProblem(models, memory.labels(), learned, task.seen, low, high)
+    problem = devices.put_whole(OuterProblem(models, memory.labels(), learned, task.seen, low, high))
     rates = cosine_decay(settings.outer_learning_rate, task.steps)
     probe = _batches(settings, task, samples, rates, generator(key, phase, Use.PROBE, index))(0)
     probe_key = stream_key(key, phase, Use.PROBE, index)
     before = outer_losses(program, problem, learnable, probe, probe_key)
     batches_at = _batches(settings, task, samples, rates, generator(key, phase, Use.OUTER, index))
-    opt_state = _init(settings.outer_clip, learnable)
+    opt_state = devices.put_whole(_init(settings.outer_clip, Learnable(start, log_rates)))
     norms = np.zeros(0, np.float32)
     for first in range(0, task.steps, settings.outer_chunk):
         batches = batches_at(first)
@@ -101,7 +102,8 @@ def solve(
         report(first + len(losses), float(losses.mean()))
     stored = _as_stored(np.asarray(learnable.pixels), memory, learned)
     log_rates = np.asarray(learnable.log_rates)
-    after = outer_losses(program, problem, Learnable(_as_pixels(stored.images), log_rates), probe, probe_key)
+    final = devices.put_whole(Learnable(_as_pixels(stored.images), log_rates))
+    after = outer_losses(program, problem, final, probe, probe_key)
     return (
         stored,
         log_rates,

@@ -113,7 +113,7 @@ def learn_chunk(
         return jax.lax.cond(batch.active, step, lambda c, _: (c, OuterLog(jnp.zeros(()), jnp.zeros(()))), carry, batch)
 
     (learnable, opt_state), log = jax.lax.scan(maybe, (learnable, opt_state), batches)
-    return learnable, opt_state, log
+    return program.devices.keep_whole((learnable, opt_state, log))
 
 
 @partial(jax.jit, static_argnames="program")
@@ -130,4 +130,4 @@ def outer_losses(
     def one(_: None, batch: OuterBatches) -> tuple[None, Float[Array, ""]]:
         return None, outer_loss(program, problem, learnable, batch, jax.random.fold_in(key, batch.index))
 
-    return jax.lax.scan(one, None, batches)[1]
+    return program.devices.keep_whole(jax.lax.scan(one, None, batches)[1])
