@@ -119,4 +119,6 @@ def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]]) -> 
         "compilations": max(event["compilations"] for event in phases),
         "seconds": round(sum(event["seconds"] for event in phases), 3),
         "backend": jax.default_backend(),
+        "devices": setup.devices.count,
+        "precision": setup.net.dtype or "float32",
     }

@@ -122,10 +122,11 @@ def train_chunk(
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         updates = method.restrict(jax.tree.map(lambda u: -batch.learning_rate * u, updates), context.classes)
         updates = restrict_transfer(updates, has_old)
-        return TrainState(Variables(optax.apply_updates(params, updates), stats), opt_state), (loss, hits)
+        log = (loss.astype(jnp.float32), hits.astype(jnp.float32))
+        return TrainState(Variables(optax.apply_updates(params, updates), stats), opt_state), log
 
     def maybe(state: TrainState, batch: TrainBatches) -> tuple[TrainState, tuple[Array, Array]]:
-        idle = (jnp.zeros(()), jnp.zeros(()))
+        idle = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
         return jax.lax.cond(batch.active, step, lambda state, _: (state, idle), state, batch)
 
     return program.devices.keep_whole(jax.lax.scan(maybe, state, batches))

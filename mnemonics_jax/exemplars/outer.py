@@ -107,10 +107,12 @@ def learn_chunk(
         moved = jnp.clip(learnable.pixels - batch.learning_rate * updates.pixels, problem.low, problem.high)
         log_rates = learnable.log_rates - batch.learning_rate * updates.log_rates
         learnable = Learnable(jnp.where(learned, moved, learnable.pixels), log_rates)
-        return (learnable, opt_state), OuterLog(loss, optax.tree.norm(grad))
+        log = OuterLog(loss.astype(jnp.float32), optax.tree.norm(grad).astype(jnp.float32))
+        return (learnable, opt_state), log
 
     def maybe(carry: tuple, batch: OuterBatches) -> tuple[tuple, OuterLog]:
-        return jax.lax.cond(batch.active, step, lambda c, _: (c, OuterLog(jnp.zeros(()), jnp.zeros(()))), carry, batch)
+        idle = OuterLog(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+        return jax.lax.cond(batch.active, step, lambda c, _: (c, idle), carry, batch)
 
     (learnable, opt_state), log = jax.lax.scan(maybe, (learnable, opt_state), batches)
     return program.devices.keep_whole((learnable, opt_state, log))

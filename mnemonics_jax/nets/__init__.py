@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import flax.linen as nn
+import jax
 
 from mnemonics_jax import errors
 from mnemonics_jax.nets.classifier import (
@@ -58,6 +59,9 @@ class NetConfig:
     weight_transfer: bool = False
     """Weight transfer ("mtl"): from phase 1 on the convolution kernels are frozen, and scales of their filters and
     shifts of their outputs are learned instead."""
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """What the backbone computes in; parameters, losses and the meta-gradient's sums are never narrower than float32.
+    auto: bfloat16 on GPU and TPU, else float32. float64 is for comparisons and needs JAX_ENABLE_X64=1."""
 
 
 NETWORKS: Mapping[str, Callable[[NetConfig, bool], nn.Module]] = {
@@ -76,11 +80,20 @@ def build(config: NetConfig, num_classes: int, head: Literal["linear", "cosine"]
     """The classifier a config names; its backbone ends in a ReLU only under a linear head.
 
     Raises:
-        UserError: if the network is unknown or its widths are not positive.
+        UserError: if the network is unknown, its widths are not positive, or float64 is asked for but switched off.
     """
     if config.name not in NETWORKS:
         raise errors.unknown_name("network", config.name, NETWORKS)
     if not config.widths or min(config.widths) < 1:
         raise errors.UserError(f"network widths {config.widths}: give one positive number for each stage")
+    if config.precision == "float64" and not jax.config.jax_enable_x64:
+        raise errors.UserError("--net.precision float64 needs the environment variable JAX_ENABLE_X64=1")
     backbone = NETWORKS[config.name](config, head == "linear")
-    return Classifier(backbone=backbone, head=_HEADS[head](num_classes))
+    return Classifier(backbone, _HEADS[head](num_classes), _compute_dtype(config))
+
+
+def _compute_dtype(config: NetConfig) -> str | None:
+    """None for float32, which is what images come in."""
+    narrow = config.precision == "auto" and jax.default_backend() in ("gpu", "tpu")
+    chosen = "bfloat16" if narrow else config.precision
+    return chosen if chosen in ("bfloat16", "float64") else None

@@ -32,14 +32,19 @@ class Classifier(nn.Module):
     """A backbone (images to features) and a head (features to logits and scores).
 
     Equal by value and hashable, like every Flax module, so it can be a static argument of a jitted function.
+
+    With `dtype` the backbone computes in that type, whatever the images'. Parameters, batch statistics, features and
+    all after them, losses and gradients included, are never narrower than float32.
     """
 
     backbone: nn.Module
     head: nn.Module
+    dtype: str | None = None
 
     def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Outputs:
         """Outputs with batch statistics if `train`, else with running ones."""
-        features = self.backbone(x, train)
+        features = self.backbone(x if self.dtype is None else x.astype(self.dtype), train)
+        features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
         logits, scores = self.head(features)
         return Outputs(logits, scores, features)
 
@@ -47,7 +52,10 @@ class Classifier(nn.Module):
 def init(net: Classifier, key: PRNGKeyArray | UInt32[Array, "2"], image_shape: tuple[int, int, int]) -> Variables:
     """Initial variables for images of `image_shape` (height, width, channels)."""
     variables = net.init(key, jnp.zeros((1, *image_shape)), train=False)
-    return Variables(variables["params"], variables.get("batch_stats", {}))
+    # Flax starts batch statistics as float32, whatever they become with the first batch.
+    wide = jnp.promote_types(net.dtype or jnp.float32, jnp.float32)
+    stats = jax.tree.map(lambda leaf: leaf.astype(wide), variables.get("batch_stats", {}))
+    return Variables(variables["params"], stats)
 
 
 def apply(net: Classifier, variables: Variables, x: Float[Array, "batch height width channel"]) -> Outputs:

@@ -1,6 +1,7 @@
 """The two layers every backbone is made of: convolution without bias, and batch normalisation."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mnemonics_jax.nets.convolution import convolve
@@ -39,10 +40,12 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last: batch statistics in training, running ones in inference.
 
     Running statistics decay by 0.9 for each training batch; ε = 1e-5. The variance is the biased one throughout.
+    Parameters and statistics are at least float32.
     """
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"], train: bool) -> Float[Array, "*batch c"]:
         """Normalised, scaled and shifted `x`, in its dtype."""
-        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=x.dtype, name="norm")
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        norm = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=x.dtype, param_dtype=wide, name="norm")
         return norm(x)
