@@ -14,6 +14,7 @@ from mnemonics_jax.compare import compare, find_summaries
 from mnemonics_jax.compilations import use_persistent_cache
 from mnemonics_jax.config import PRESETS, Config, make_config
 from mnemonics_jax.console import Display, stdout
+from mnemonics_jax.distributed import Cluster, connect, is_first
 from mnemonics_jax.errors import NumbersError, UserError
 from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
 from mnemonics_jax.methods import METHODS, method_class
@@ -43,6 +44,7 @@ class _Run:
     config: Annotated[Config, tyro.conf.arg(name="")]
     out: Path | None = None
     """Folder of the run: settings, metrics, checkpoints, summary. Default: a name made of the settings, in runs/."""
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Cluster)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +114,11 @@ def _run(words: list[str]) -> None:
     config = parsed.config
     name = f"{preset}-{config.method.name}-{config.exemplars.name}-seed{config.seed}"
     use_persistent_cache()
-    with Display() as display:
+    connect(parsed.cluster)
+    with Display(quiet=not is_first()) as display:
         summary = run(config, parsed.out or Path("runs") / name, display)
-    stdout().print(run_table(summary))
+    if is_first():
+        stdout().print(run_table(summary))
 
 
 def _compare(words: list[str]) -> None:

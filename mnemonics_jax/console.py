@@ -14,8 +14,8 @@ _LINE_EVERY = 10.0
 class Display:
     """Shows one run after another on standard error; `title` names the run in hand."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self._console = console or Console(stderr=True, quiet=quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._stage, self._total, self._began, self._last_line = "", 1, 0.0, 0.0

@@ -86,3 +86,13 @@ class Journal:
         for key, value in event.items():
             if key not in ("event", "phase", "step") and isinstance(value, int | float):
                 self._board.add_scalar(f"{name}/{key}", value, phase if step is None else step)
+
+
+class Unwritten:
+    """The journal of a process that leaves writing to another."""
+
+    def write(self, event: dict[str, Any]) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""

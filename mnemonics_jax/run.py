@@ -9,10 +9,11 @@ import jax
 
 from mnemonics_jax.checkpoint import Checkpoints
 from mnemonics_jax.compilations import compilations
-from mnemonics_jax.config import Config
+from mnemonics_jax.config import Config, flatten
 from mnemonics_jax.console import Display
-from mnemonics_jax.errors import NumbersError
-from mnemonics_jax.journal import Journal, claim_folder, read_metrics, write_json
+from mnemonics_jax.distributed import agree, is_first
+from mnemonics_jax.errors import NumbersError, UserError
+from mnemonics_jax.journal import Journal, Unwritten, claim_folder, read_metrics, write_json
 from mnemonics_jax.metrics import accuracies
 from mnemonics_jax.phase import run_phase
 from mnemonics_jax.state import PhaseState, Setup, initial_state, make_setup
@@ -21,7 +22,7 @@ from mnemonics_jax.state import PhaseState, Setup, initial_state, make_setup
 class _RunWatch:
     """Hands a phase's progress to the display, its events to the journal."""
 
-    def __init__(self, display: Display, journal: Journal) -> None:
+    def __init__(self, display: Display, journal: Journal | Unwritten) -> None:
         self.stage, self.advance, self.warn = display.stage, display.advance, display.warn
         self._journal = journal
 
@@ -35,8 +36,7 @@ def run(config: Config, out: Path, display: Display) -> dict[str, Any]:
     Raises `UserError` before any training for what cannot work, `NumbersError` when numbers go wrong.
     """
     began, compiled = time.monotonic(), compilations()
-    setup = make_setup(config)
-    claim_folder(out, config)
+    setup = _common_setup(config, out)
     if (out / "summary.json").exists():
         display.say(f"{out} is finished; this is its summary")
         return json.loads((out / "summary.json").read_text())
@@ -45,7 +45,7 @@ def run(config: Config, out: Path, display: Display) -> dict[str, Any]:
         if (finished := checkpoints.latest()) is not None:
             state = checkpoints.restore(finished, state)
             display.say(f"going on after phase {finished} of {out}")
-        journal = Journal(out, int(state.phase))
+        journal = Journal(out, int(state.phase)) if is_first() else Unwritten()
         watch = _RunWatch(display, journal)
         try:
             for phase in range(int(state.phase), setup.stream.num_phases):
@@ -58,9 +58,23 @@ def run(config: Config, out: Path, display: Display) -> dict[str, Any]:
                 display.phase_done(event)
         finally:
             journal.close()
-    summary = summarise(setup, state, read_metrics(out / "metrics.jsonl"))
-    write_json(out / "summary.json", summary)
-    return summary
+    if is_first():
+        write_json(out / "summary.json", summarise(setup, state, read_metrics(out / "metrics.jsonl")))
+    agree({})
+    return json.loads((out / "summary.json").read_text())
+
+
+def _common_setup(config: Config, out: Path) -> Setup:
+    """The run's setup, once every process has one of the same configuration and process 0 has claimed the folder."""
+    problem, setup = "", None
+    try:
+        setup = make_setup(config)
+        if is_first():
+            claim_folder(out, config)
+    except UserError as error:
+        problem = str(error)
+    agree(flatten(config.to_dict()), problem)
+    return setup
 
 
 def _checked_phase(setup: Setup, state: PhaseState, watch: _RunWatch, checkpoints: Checkpoints) -> PhaseState:
