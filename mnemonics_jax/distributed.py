@@ -112,10 +112,10 @@ def agree(settings: Any, problem: str = "") -> None:
         if problem:
             raise UserError(problem)
         return
-    theirs = json.loads(_tell(json.dumps(settings, sort_keys=True))[0])
-    if not problem and theirs != json.loads(json.dumps(settings)):
-        changed = [name for name in sorted(theirs | settings) if theirs.get(name) != settings.get(name)]
-        listed = ", ".join(f"{name} {settings.get(name)!r} (there {theirs.get(name)!r})" for name in changed)
+    ours = json.loads(json.dumps(settings))
+    theirs = json.loads(_tell(json.dumps(settings))[0])
+    if changed := [name for name in sorted(theirs | ours) if theirs.get(name) != ours.get(name)]:
+        listed = ", ".join(f"{name} {ours.get(name)!r} (there {theirs.get(name)!r})" for name in changed)
         problem = f"process {jax.process_index()} has other settings than process 0: {listed}; give all the same"
     for told in _tell(problem):
         if told:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Int32
 
 from mnemonics_jax.exemplars import memory as memories
 from mnemonics_jax.exemplars.inner import Models, draw_batches, fit_model
-from mnemonics_jax.exemplars.learning import Samples, Task, half_tasks, new_task, solve
+from mnemonics_jax.exemplars.learning import Samples, Task, group_tasks, half_tasks, new_task, put_back, solve
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.inference import by_classifier, by_nearest_mean, class_means, embed, exemplar_means
@@ -174,30 +174,55 @@ def _learn(setup: Setup, state: PhaseState, watch: Watch) -> PhaseState:
     if not isinstance(settings, Mnemonics):
         return state
     new = stream.new_classes(phase)
+    if setup.group_classes is not None:
+        return _learn_groups(setup, state, setup.group_classes, watch)
     labels = setup.sample_labels(state.memory)
     slots = setup.first_slot + state.memory.slots()
     data = np.concatenate([stream.train_indices(phase), slots[labels[slots] < new.start]])
-    memory, log_rates = _solve(setup, state, "exemplars", new_task(settings, state.memory, new), data, 0, watch)
+    task = new_task(settings, state.memory, new)
+    memory, log_rates = _solve(setup, state, "exemplars", task, state.memory, data, 0, watch)
     state = state._replace(memory=memory, log_rates=log_rates)
     if settings.adjust:
         for index, (task, other) in enumerate(half_tasks(settings, memory, range(new.start)), start=1):
             others = setup.first_slot + np.flatnonzero(other)
             # The step sizes stay those that were learned on real data.
-            state = state._replace(memory=_solve(setup, state, "adjusting", task, others, index, watch)[0])
+            memory = _solve(setup, state, "adjusting", task, state.memory, others, index, watch)[0]
+            state = state._replace(memory=memory)
+    return state
+
+
+def _learn_groups(setup: Setup, state: PhaseState, size: int, watch: Watch) -> PhaseState:
+    """The state with the new classes' exemplars learned group by group, each group on its own classes' data."""
+    settings, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
+    new, labels = stream.new_classes(phase), setup.sample_labels(state.memory)
+    slots = setup.first_slot + state.memory.slots()
+    data = np.concatenate([stream.train_indices(phase), slots[labels[slots] < new.start]])
+    for index in range(-(-len(new) // size)):
+        # The later groups see what the earlier ones have learned.
+        task, part = group_tasks(settings, state.memory, new, size)[index]
+        part, log_rates = _solve(setup, state, "exemplars", task, part, data[task.seen[labels[data]]], index, watch)
+        state = state._replace(memory=put_back(state.memory, task, part), log_rates=log_rates)
     return state
 
 
 def _solve(
-    setup: Setup, state: PhaseState, name: str, task: Task, data: Int[np.ndarray, "sample"], index: int, watch: Watch
+    setup: Setup,
+    state: PhaseState,
+    name: str,
+    task: Task,
+    part: Memory,
+    data: Int[np.ndarray, "sample"],
+    index: int,
+    watch: Watch,
 ) -> tuple[Memory, Float[np.ndarray, "steps"]]:
-    """Memory and logarithms of the inner step sizes with one task solved, and what that did told."""
+    """The part of the memory that a task is about and logarithms of the inner step sizes, solved and told of."""
     setup.train_store.hold(state.memory.images)
     phase = int(state.phase)
     watch.stage(phase, name, task.steps)
     memory, log_rates, learned = solve(
         setup.inner_program,
         _models(state),
-        state.memory,
+        part,
         state.log_rates,
         task,
         Samples(setup.train_store, data, setup.sample_labels(state.memory)),

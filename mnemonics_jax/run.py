@@ -40,6 +40,8 @@ def run(config: Config, out: Path, display: Display) -> dict[str, Any]:
     if (out / "summary.json").exists():
         display.say(f"{out} is finished; this is its summary")
         return json.loads((out / "summary.json").read_text())
+    if setup.group_classes is not None:
+        display.say(f"exemplars are learned in groups of {setup.group_classes} classes (--exemplars.group-classes)")
     with Checkpoints(out / "checkpoints") as checkpoints:
         state = initial_state(setup)
         if (finished := checkpoints.latest()) is not None:

@@ -18,6 +18,7 @@ from mnemonics_jax.data.streaming import StreamedStore
 from mnemonics_jax.devices import Devices, all_devices
 from mnemonics_jax.exemplars import memory as memories
 from mnemonics_jax.exemplars.base import check_budget
+from mnemonics_jax.exemplars.groups import group_size
 from mnemonics_jax.exemplars.inner import InnerProgram
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
@@ -60,6 +61,8 @@ class Setup:
     train_store: Store
     test_store: Store
     devices: Devices
+    group_classes: int | None = None
+    """New classes whose exemplars are learned together; None where all exemplars are in one program."""
 
     @property
     def train_program(self) -> TrainProgram:
@@ -99,8 +102,11 @@ def make_setup(config: Config) -> Setup:
     net = build(config.net, dataset.num_classes, config.method.head)
     devices = all_devices()
     devices.check("--train.batch-size", config.train.batch_size)
-    if isinstance(config.exemplars, Mnemonics):
+    group_classes = None
+    if config.method.uses_memory and isinstance(config.exemplars, Mnemonics):
         devices.check("--exemplars.outer-batch", config.exemplars.outer_batch)
+        capacity = config.exemplars.capacity(stream.sizes[0])
+        group_classes = group_size(config.exemplars, net, stream.num_classes, capacity, dataset.image_shape)
     return Setup(
         config=config,
         stream=stream,
@@ -109,6 +115,7 @@ def make_setup(config: Config) -> Setup:
         train_store=_store(config.data, dataset.train_images, devices),
         test_store=_store(config.data, dataset.test_images, devices),
         devices=devices,
+        group_classes=group_classes,
     )
 
 

@@ -46,7 +46,9 @@ def compare(config, folder, **environment):
     return one[2], eight[2]
 
 
-@pytest.mark.parametrize(("method", "kind"), [("lucir", "herding"), ("icarl", "mnemonics")])
+@pytest.mark.parametrize(
+    ("method", "kind"), [("lucir", "herding"), pytest.param("icarl", "mnemonics", marks=pytest.mark.slow)]
+)
 def test_eight_devices_compute_what_one_computes(tiny, tmp_path, method, kind):
     config = tiny.config(
         method, kind, net={"precision": "float64"}, stream={"phases": 1}, train={"epochs": 2, "milestones": ()}
@@ -58,6 +60,7 @@ def test_eight_devices_compute_what_one_computes(tiny, tmp_path, method, kind):
     np.testing.assert_array_equal(eight.memory.images, one.memory.images)
 
 
+@pytest.mark.slow
 def test_eight_devices_are_as_accurate_in_float32(tiny, tmp_path):
     compare(tiny.config("lucir", "herding", stream={"phases": 1}, train={"epochs": 2}), tmp_path)
 

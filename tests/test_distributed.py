@@ -14,9 +14,13 @@ from mnemonics_jax.distributed import Cluster
 from mnemonics_jax.errors import UserError
 
 SETTINGS = (
-    *("--method", "lucir", "--exemplars", "mnemonics", "--phases", "1", "--exemplars.per-class", "4"),
-    *("--train.epochs", "1", "--net.widths", "8", "8", "--exemplars.unroll-length", "3"),
-    *("--exemplars.outer-steps", "2", "--exemplars.outer-chunk", "2", "--exemplars.outer-batch", "32"),
+    *("--method", "icarl", "--phases", "1", "--exemplars.per-class", "4", "--exemplars.unroll-length", "3"),
+    *("--train.epochs", "1", "--net.widths", "8", "8"),
+)
+HERDING = ("--exemplars", "herding")
+LEARNED = (
+    *("--exemplars", "mnemonics", "--exemplars.outer-steps", "2", "--exemplars.outer-chunk", "2"),
+    *("--exemplars.outer-batch", "32"),
 )
 TIMING = ("seconds", "compilations")
 
@@ -26,17 +30,17 @@ def free_port():
         return server.getsockname()[1]
 
 
-def start(out, number, port, *words):
+def start(out, number, port, *words, kind=HERDING):
     flags = ("--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process-id", str(number))
-    command = [sys.executable, "-m", "mnemonics_jax", "run", "digits", *SETTINGS, "--out", str(out), *words]
+    command = [sys.executable, "-m", "mnemonics_jax", "run", "digits", *SETTINGS, *kind, "--out", str(out), *words]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*command, "--distributed", *flags], env=os.environ, **pipe)
 
 
-def both(out, *words):
+def both(out, *words, kind=HERDING):
     """Starts both processes and waits for them: their exit statuses, outputs and errors."""
     port = free_port()
-    children = [start(out, number, port, *words) for number in (0, 1)]
+    children = [start(out, number, port, *words, kind=kind) for number in (0, 1)]
     outputs = [child.communicate(timeout=300) for child in children]
     return [child.returncode for child in children], *zip(*outputs, strict=True)
 
@@ -55,18 +59,29 @@ def whole(tmp_path_factory):
     return out, printed, errors
 
 
-def test_two_processes_compute_what_one_computes(whole, tmp_path):
-    command = [sys.executable, "-m", "mnemonics_jax", "run", "digits", *SETTINGS, "--out", str(tmp_path / "one")]
+def compare(two, out, kind):
+    command = [sys.executable, "-m", "mnemonics_jax", "run", "digits", *SETTINGS, *kind, "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True)
-    one, two = summary(tmp_path / "one"), summary(whole[0])
+    one, two = summary(out), summary(two)
     assert (one.pop("devices"), two.pop("devices")) == (1, 2)
     assert two == one
+
+
+def test_two_processes_compute_what_one_computes(whole, tmp_path):
+    compare(whole[0], tmp_path / "one", HERDING)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_exemplars_that_one_learns(tmp_path):
+    statuses, _, errors = both(tmp_path / "two", kind=LEARNED)
+    assert statuses == [0, 0], errors
+    compare(tmp_path / "two", tmp_path / "one", LEARNED)
 
 
 def test_only_process_0_writes(whole):
     out, printed, errors = whole
     assert "average accuracy" in printed[0]
-    assert printed[1] == ""
+    assert "accuracy" not in printed[1]
     assert "phase 1: 10 classes" in errors[0]
     assert "phase" not in errors[1]
     events = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -96,6 +111,7 @@ def test_a_killed_process_and_its_peer_go_on_to_the_same_summary(whole, tmp_path
     assert summary(out) == summary(whole[0])
 
 
+@pytest.mark.slow
 def test_processes_with_different_settings_are_refused(tmp_path):
     port = free_port()
     children = [start(tmp_path / "run", i, port, "--seed", str(i), "--train.weight-decay", "0") for i in (0, 1)]
@@ -106,6 +122,7 @@ def test_processes_with_different_settings_are_refused(tmp_path):
         assert "weight_decay" not in error
 
 
+@pytest.mark.slow
 def test_a_problem_of_process_0_ends_both(whole):
     statuses, _, errors = both(whole[0], "--train.batch-size", "32")
     assert statuses == [2, 2]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Int32, Shaped
 
 from mnemonics_jax.data.batches import Store, balanced
 from mnemonics_jax.errors import NumbersError
@@ -44,14 +44,15 @@ class Samples(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One bilevel problem over the memory.
+    """One bilevel problem over the memory, or over the part of it that holds the classes at `positions`.
 
     Inner batches are drawn from the slots `inner`; of the slots `learned` (among them), no pixel moves farther than
     `cap`. The losses run over the classes `seen`.
     """
 
-    inner: Bool[np.ndarray, "classes slot"]
-    learned: Bool[np.ndarray, "classes slot"]
+    positions: Int32[np.ndarray, "rows"]
+    inner: Bool[np.ndarray, "rows slot"]
+    learned: Bool[np.ndarray, "rows slot"]
     seen: Bool[np.ndarray, "classes"]
     cap: float
     steps: int
@@ -77,11 +78,12 @@ def solve(
     """
     settings: Mnemonics = program.settings
     learned = task.learned.reshape(-1)
+    labels = np.repeat(task.positions, memory.images.shape[1])
     start = _as_pixels(memory.images)
     devices = samples.store.devices
     learnable = devices.put_whole(Learnable(start, log_rates))
     low, high = np.clip(start - task.cap, 0, 1), np.clip(start + task.cap, 0, 1)
-    problem = devices.put_whole(OuterProblem(models, memory.labels(), learned, task.seen, low, high))
+    problem = devices.put_whole(OuterProblem(models, labels, learned, task.seen, low, high))
     rates = cosine_decay(settings.outer_learning_rate, task.steps)
     probe = _batches(settings, task, samples, rates, generator(key, phase, Use.PROBE, index))(0)
     probe_key = stream_key(key, phase, Use.PROBE, index)
@@ -120,9 +122,35 @@ def solve(
 
 def new_task(settings: Mnemonics, memory: Memory, new: range) -> Task:
     """E_i learned beside E_{0:i-1}: the inner loop runs on all exemplars, the outer loss over all classes seen."""
-    position = np.arange(len(memory.counts))
+    position = np.arange(len(memory.counts), dtype=np.int32)
     learned = memory.used & np.isin(position, new)[:, None]
-    return Task(memory.used, learned, position < new.stop, settings.change_cap, settings.outer_steps)
+    return Task(position, memory.used, learned, position < new.stop, settings.change_cap, settings.outer_steps)
+
+
+def group_tasks(settings: Mnemonics, memory: Memory, new: range, size: int) -> list[tuple[Task, Memory]]:
+    """The new classes in groups, each a problem of its own over `size` classes: (task, its part of the memory).
+
+    A group that new classes do not fill is filled with the classes that came before it, which take part but are not
+    learned; rows that remain (in the first phase) are empty. So one program serves all groups of all phases.
+    """
+    tasks = []
+    for start in range(new.start, new.stop, size):
+        stop = min(start + size, new.stop)
+        window = np.arange(max(stop - size, 0), stop, dtype=np.int32)
+        rows = np.append(window, np.zeros(size - len(window), np.int32))
+        filled = np.arange(size) < len(window)
+        part = Memory(memory.images[rows], np.where(filled, memory.counts[rows], 0).astype(np.int32))
+        seen = np.isin(np.arange(len(memory.counts)), window)
+        learned = part.used & (rows >= start)[:, None]
+        tasks.append((Task(rows, part.used, learned, seen, settings.change_cap, settings.outer_steps), part))
+    return tasks
+
+
+def put_back(memory: Memory, task: Task, part: Memory) -> Memory:
+    """The memory with what a group has learned taken from `part`."""
+    images, learned = memory.images.copy(), task.learned.any(axis=1)
+    images[task.positions[learned]] = part.images[learned]
+    return memory._replace(images=images)
 
 
 def half_tasks(settings: Mnemonics, memory: Memory, old: range) -> list[tuple[Task, Bool[np.ndarray, "classes slot"]]]:
@@ -130,7 +158,7 @@ def half_tasks(settings: Mnemonics, memory: Memory, old: range) -> list[tuple[Ta
 
     Even slots are A, odd ones B. None where a class has a single exemplar: a half would then lack the class.
     """
-    position = np.arange(len(memory.counts))
+    position = np.arange(len(memory.counts), dtype=np.int32)
     if not len(old) or memory.counts[old.start : old.stop].min() < 2:
         return []
     ours = memory.used & np.isin(position, old)[:, None]
@@ -138,7 +166,7 @@ def half_tasks(settings: Mnemonics, memory: Memory, old: range) -> list[tuple[Ta
     halves = (ours & even, ours & ~even)
     seen = position < old.stop
     return [
-        (Task(mine, mine, seen, settings.adjust_cap, settings.adjust_steps), other)
+        (Task(position, mine, mine, seen, settings.adjust_cap, settings.adjust_steps), other)
         for mine, other in (halves, halves[::-1])
     ]
 

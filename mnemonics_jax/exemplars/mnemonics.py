@@ -38,6 +38,9 @@ class Mnemonics(Exemplars):
     """Farthest a pixel may move from the starting image, in units of the pixel range; 1 sets no limit."""
     outer_chunk: int = 10
     """Outer steps of one compiled call; progress shows and numbers are checked after each."""
+    group_classes: int | None = None
+    """Classes learned together, in a program of their own. None: all exemplars in one program where that fits the
+    device's memory, else as many classes as do."""
     learn_inner_rates: bool = False
     """Learn the size of each inner step beside the pixels, in its logarithm and at their rate; the exemplar-fitted
     model uses the learned sizes."""
@@ -71,6 +74,13 @@ class Mnemonics(Exemplars):
         for name in ("outer_steps", "adjust_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"--exemplars.{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
+        if self.group_classes is not None and self.group_classes < 2:
+            raise UserError(f"--exemplars.group-classes {self.group_classes}: a group needs at least two classes")
+        if self.group_classes is not None and self.adjust:
+            raise UserError(
+                "--exemplars.adjust needs all exemplars in one program: leave it out, or leave out "
+                f"--exemplars.group-classes {self.group_classes}"
+            )
         if self.truncate is not None and not 1 <= self.truncate <= self.unroll_length:
             raise UserError(
                 f"--exemplars.truncate {self.truncate}: choose from 1 to the unroll length {self.unroll_length}"
