@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from mnemonics_jax.nets import native
+from mnemonics_jax import native
 from mnemonics_jax.nets.convolution import convolve
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from mnemonics_jax import bilevel, nets
+from mnemonics_jax import bilevel, native, nets
 from mnemonics_jax.exemplars.herding import herd
-from mnemonics_jax.nets import native
 
 SIZE, CLASSES, IMAGES = 32, 5, 128
 NET = nets.Classifier(backbone=nets.ResNet(blocks_per_stage=1), head=nets.LinearHead(CLASSES))

@@ -11,7 +11,7 @@ same three programs. Only reverse mode is defined (`jax.grad`, `jax.vjp`, at any
 XLA's CPU backend has a fast program for a plain forward convolution only; what automatic differentiation of
 `jax.lax.conv_general_dilated` produces (dilations, or the batch as contracted channels) is many times slower, most of
 all inside a loop. The CPU branches are therefore made of plain forward convolutions and one kind of kernel gradient:
-the compiled ones of `nets.native` where they can be had, else XLA's convolutions and matrix products. Every other
+the compiled ones of `native` where they can be had, else XLA's convolutions and matrix products. Every other
 platform takes its vendor's convolution and that convolution's own gradients. The choice is made at lowering.
 """
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from mnemonics_jax.nets import native
+from mnemonics_jax import native
 
 # Intermediate copies of one block of images stay in the cache of a core.
 _BLOCK_BYTES = 1 << 20

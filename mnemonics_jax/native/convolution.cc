@@ -11,39 +11,19 @@
 // Work is cut into units of a few rows of one image, whose padded input fits into a core's cache.
 
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <cstring>
-#include <functional>
-#include <memory>
-#include <mutex>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
+#include "common.h"
 
 namespace {
 
-// A vector fills a register; a tile of kPixels or kTaps rows of kVectors vectors leaves a few registers free.
-#if defined(__AVX512F__)
-constexpr int kLanes = 16, kPixels = 8, kTaps = 12;
-#elif defined(__AVX__)
-constexpr int kLanes = 8, kPixels = 4, kTaps = 6;
-#elif defined(__aarch64__)
-constexpr int kLanes = 4, kPixels = 8, kTaps = 12;
-#else
-constexpr int kLanes = 4, kPixels = 4, kTaps = 6;
-#endif
+// A tile of kPixels or kTaps rows of kVectors vectors leaves a few of the 32 or 16 registers free.
+constexpr int kPixels = kManyRegisters ? 8 : 4, kTaps = kManyRegisters ? 12 : 6;
 constexpr int kVectors = 2;
 constexpr int64_t kUnitBytes = 128 << 10;
 constexpr int64_t kPartialSums = 8;
-
-typedef float Vec __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
-
-inline Vec Load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
-inline void Store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
 
 struct Shape {
   int64_t n, h, w, c;         // input
@@ -59,30 +39,6 @@ struct Shape {
   }
   int64_t units() const { return (rows + unit_rows() - 1) / unit_rows(); }  // of one image
 };
-
-// Runs work(0) ... work(count - 1) on the pool and on the caller. The caller takes work itself and waits only for work
-// that has begun, so a pool whose threads are all busy elsewhere delays nobody.
-void Parallel(ffi::ThreadPool& pool, int64_t count, const std::function<void(int64_t)>& work) {
-  struct Shared {
-    std::atomic<int64_t> next{0};
-    int64_t done = 0;
-    std::mutex mutex;
-    std::condition_variable all_done;
-  };
-  auto shared = std::make_shared<Shared>();
-  auto take = [shared, count, &work] {
-    int64_t finished = 0;
-    for (int64_t i; (i = shared->next.fetch_add(1)) < count; ++finished) work(i);
-    if (finished == 0) return;
-    std::lock_guard<std::mutex> lock(shared->mutex);
-    if ((shared->done += finished) == count) shared->all_done.notify_all();
-  };
-  int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(take));
-  take();
-  std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->all_done.wait(lock, [&] { return shared->done == count; });
-}
 
 // The input rows that output rows [first, first + count) of one image read, with zeros around them.
 const float* PaddedRows(const Shape& s, const float* image, int64_t first, int64_t count, std::vector<float>& scratch) {
