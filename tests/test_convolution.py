@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+from mnemonics_jax import native
 from mnemonics_jax.nets.convolution import convolve
 
 
@@ -138,7 +139,7 @@ def test_bfloat16(size):
 
 
 def operations(platform, stride):
-    """Counts of convolutions, in canonical layout and dilated, and of matrix products in the two lowered gradients."""
+    """Counts of convolutions, in canonical layout and dilated, of matrix products and of kernels of our own."""
     y_bar = jnp.ones((2, out(8, stride), out(8, stride), 5))
 
     def gradient(x, kernel):
@@ -154,12 +155,15 @@ def operations(platform, stride):
         "canonical": len(canonical),
         "dilated": len(dilated),
         "dots": text.count("stablehlo.dot_general"),
+        "own": text.count("@mnemonics_"),
     }
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_cpu_lowers_to_canonical_convolutions_and_products(stride):
+def test_cpu_without_own_kernels_lowers_to_canonical_convolutions_and_products(stride, monkeypatch):
+    monkeypatch.setattr(native, "supports", lambda x: False)
     found = operations("cpu", stride)
+    assert found["own"] == 0
     assert found["dots"] == stride
     assert found["convolutions"] == found["canonical"] >= 1
     assert found["dilated"] == 0
@@ -169,7 +173,7 @@ def test_cpu_lowers_to_canonical_convolutions_and_products(stride):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_accelerators_lower_to_the_vendor_gradients(platform, stride):
     found = operations(platform, stride)
-    assert found["dots"] == 0
+    assert found["dots"] == found["own"] == 0
     assert found["convolutions"] == 2
     assert found["dilated"] == (2 if stride == 2 else 0)
 

@@ -7,7 +7,7 @@ import pytest
 
 from mnemonics_jax import nets
 from mnemonics_jax.errors import UserError
-from mnemonics_jax.nets.layers import BatchNorm, Conv
+from mnemonics_jax.nets.layers import BatchNorm, Conv, normalise
 
 CONVNET = nets.NetConfig(widths=(4, 6, 8))
 RESNET = nets.NetConfig(name="resnet32")
@@ -103,7 +103,7 @@ def numpy_max_pool(x):
 def numpy_resnet(params, stats, x, last_relu, stages, blocks, large_stem):
     def norm(name, x, scope):
         p, s = params, stats
-        for key in (*scope, name, "norm"):
+        for key in (*scope, name):
             p, s = p[key], s[key]
         return (x - s["mean"]) / np.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"]
 
@@ -159,8 +159,39 @@ def test_batch_norm_against_numpy():
     y, updated = norm.apply(variables, jnp.asarray(x), train=True, mutable=["batch_stats"])
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(updated["batch_stats"]["norm"]["mean"], 0.1 * mean, rtol=1e-4)
-    np.testing.assert_allclose(updated["batch_stats"]["norm"]["var"], 0.9 + 0.1 * var, rtol=1e-4)
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * mean, rtol=1e-4)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-4)
+
+
+def test_derivatives_of_batch_statistics_are_those_of_the_formula():
+    """The gradient that is written out, and the gradient of that gradient, against automatic differentiation."""
+
+    def formula(x, scale, bias):
+        mean = x.mean((0, 1, 2))
+        return scale * (x - mean) / jnp.sqrt(((x - mean) ** 2).mean((0, 1, 2)) + 1e-5) + bias
+
+    def twice(function, x, scale, bias, weights):
+        def first(*args):
+            return jax.grad(lambda *a: jnp.sum(weights * jnp.sin(function(*a))), (0, 1, 2))(*args)
+
+        second = jax.grad(lambda *a: sum(jnp.sum(jnp.cos(g)) for g in first(*a)), (0, 1, 2))
+        return first(x, scale, bias), second(x, scale, bias)
+
+    rng = np.random.default_rng(2)
+    with jax.enable_x64(True):
+        args = [jnp.asarray(rng.normal(size=shape)) for shape in ((3, 2, 4, 5), 5, 5, (3, 2, 4, 5))]
+        ours = twice(lambda *a: normalise(*a)[0], *args)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(twice(formula, *args)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_batch_statistics_of_bfloat16_are_summed_in_float32():
+    x = jnp.asarray(np.random.default_rng(3).normal(3, 1, (64, 8, 8, 2)), jnp.bfloat16)
+    y, mean, var = normalise(x, jnp.ones(2), jnp.zeros(2))
+    wide = np.asarray(x, np.float64)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(mean, wide.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(var, wide.var((0, 1, 2)), rtol=1e-3)
 
 
 def test_conv_starts_he_normal_in_fan_out():

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from mnemonics_jax import bilevel, nets
+from mnemonics_jax import bilevel, native, nets
 from mnemonics_jax.exemplars.herding import herd
 
 SIZE, CLASSES, IMAGES = 32, 5, 128
@@ -61,14 +61,31 @@ def test_memory_of_the_meta_gradient_hardly_grows_with_the_steps():
     assert many <= 1.15 * few
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the vendor's convolution gradients are right elsewhere")
-@pytest.mark.parametrize("program", [training_steps, lambda: meta_gradient(5)], ids=["training", "meta-gradient"])
-def test_cpu_programs_hold_no_slow_convolution(program):
+ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the vendor's convolutions are right elsewhere")
+PROGRAMS = pytest.mark.parametrize(
+    "program", [training_steps, lambda: meta_gradient.__wrapped__(5)], ids=["training", "meta-gradient"]
+)
+
+
+@ON_CPU
+@PROGRAMS
+def test_cpu_programs_hold_no_slow_convolution(program, monkeypatch):
     """No dilation, no batch or feature groups, no mirrored window: what XLA's CPU backend has no fast program for."""
+    monkeypatch.setattr(native, "supports", lambda x: False)
     lines = [line for line in program().as_text().splitlines() if " convolution(" in line]
     assert len(lines) > 10
     slow = r"lhs_dilate|rhs_dilate|rhs_reversal|batch_group_count|feature_group_count|dim_labels=(?!b01f_01io->b01f)"
     assert not [line for line in lines if re.search(slow, line)]
+
+
+@ON_CPU
+@PROGRAMS
+def test_with_own_kernels_no_convolution_is_left_to_xla(program):
+    if not native.supports(jnp.ones(1)):
+        pytest.skip("no C++ compiler")
+    text = program().as_text()
+    assert " convolution(" not in text
+    assert len(re.findall('custom_call_target="mnemonics_(?:correlate|kernel_gradient)"', text)) > 10
 
 
 def test_the_slow_forms_are_what_automatic_differentiation_gives():

@@ -90,7 +90,7 @@ def torch_state(variables: nets.Variables) -> Mapping[str, np.ndarray]:
     state = {}
     for tree in variables:
         for path, leaf in flatten_dict(tree).items():
-            parts = [part for part in path[:-1] if part not in ("backbone", "norm")]
+            parts = [part for part in path[:-1] if part != "backbone"]
             leaf = np.asarray(leaf)
             axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(leaf.ndim, (0,))
             state[".".join([*parts, names[path[-1]]])] = leaf.transpose(axes).copy()

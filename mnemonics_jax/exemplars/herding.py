@@ -7,8 +7,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from mnemonics_jax import native
 from mnemonics_jax.exemplars.base import Exemplars
 
 # Classes herded in one call. Fewer are padded, so every phase runs the same program.
@@ -43,12 +45,22 @@ def herd(
     φ are unit features and μ their mean over the valid rows, so the minimum is the largest φ(x)·(k μ − Σ_{j<k} φ(p_j)).
     """
 
+    return lax.platform_dependent(
+        features, valid, cpu=partial(_herd_on_cpu, amount=amount), default=partial(_herd, amount=amount)
+    )
+
+
+def _herd_on_cpu(features: Array, valid: Array, amount: int) -> Array:
+    return (native.herd if native.supports(features) else _herd)(features, valid, amount)
+
+
+def _herd(features: Array, valid: Array, amount: int) -> Array:
     def one(rows: Float[Array, "sample feature"], usable: Bool[Array, "sample"]) -> Int[Array, "amount"]:
         norms = jnp.linalg.norm(rows, axis=1, keepdims=True)
         unit = jnp.where(usable[:, None], rows / jnp.maximum(norms, 1e-12), 0)
         mean = unit.sum(axis=0) / jnp.maximum(usable.sum(), 1)
 
-        order = jnp.arange(len(rows))
+        order = jnp.arange(len(rows), dtype=jnp.int32)
 
         def pick(carry: tuple, _: None) -> tuple[tuple, Int[Array, ""]]:
             target, free = carry
@@ -57,7 +69,7 @@ def herd(
             best = jnp.min(jnp.where(gains == gains.max(), order, len(order)))
             return (target + mean - unit[best], free.at[best].set(False)), best
 
-        _, picks = jax.lax.scan(pick, (mean, usable), None, length=amount)
+        _, picks = lax.scan(pick, (mean, usable), None, length=amount)
         return picks
 
     return jax.vmap(one)(features, valid)

@@ -52,10 +52,7 @@ class Classifier(nn.Module):
 def init(net: Classifier, key: PRNGKeyArray | UInt32[Array, "2"], image_shape: tuple[int, int, int]) -> Variables:
     """Initial variables for images of `image_shape` (height, width, channels)."""
     variables = net.init(key, jnp.zeros((1, *image_shape)), train=False)
-    # Flax starts batch statistics as float32, whatever they become with the first batch.
-    wide = jnp.promote_types(net.dtype or jnp.float32, jnp.float32)
-    stats = jax.tree.map(lambda leaf: leaf.astype(wide), variables.get("batch_stats", {}))
-    return Variables(variables["params"], stats)
+    return Variables(variables["params"], variables.get("batch_stats", {}))
 
 
 def apply(net: Classifier, variables: Variables, x: Float[Array, "batch height width channel"]) -> Outputs:

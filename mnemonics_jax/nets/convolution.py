@@ -10,7 +10,8 @@ same three programs. Only reverse mode is defined (`jax.grad`, `jax.vjp`, at any
 
 XLA's CPU backend has a fast program for a plain forward convolution only; what automatic differentiation of
 `jax.lax.conv_general_dilated` produces (dilations, or the batch as contracted channels) is many times slower, most of
-all inside a loop. The CPU branches are therefore written as forward convolutions and matrix products. Every other
+all inside a loop. The CPU branches are therefore made of plain forward convolutions and one kind of kernel gradient:
+the compiled ones of `native` where they can be had, else XLA's convolutions and matrix products. Every other
 platform takes its vendor's convolution and that convolution's own gradients. The choice is made at lowering.
 """
 
@@ -21,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from mnemonics_jax import native
 
 # Intermediate copies of one block of images stay in the cache of a core.
 _BLOCK_BYTES = 1 << 20
@@ -71,7 +74,9 @@ def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c o"], stride
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _forward(geometry: _Geometry, x: Float[Array, "n h w c"], kernel: Float[Array, "k k c o"]) -> Array:
-    return _vendor_forward(geometry, x, kernel)
+    return lax.platform_dependent(
+        x, kernel, cpu=partial(_cpu_forward, geometry), default=partial(_vendor_forward, geometry)
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -120,7 +125,8 @@ _kernel_gradient.defvjp(
 
 
 def _vendor_forward(geometry: _Geometry, x: Array, kernel: Array) -> Array:
-    return _correlate(x, kernel, (geometry.pad, geometry.pad), geometry.stride)
+    padding = (geometry.pad, geometry.pad)
+    return _correlate(x, kernel, padding, padding, geometry.stride)
 
 
 def _vendor_input_gradient(geometry: _Geometry, y_bar: Array, kernel: Array) -> Array:
@@ -135,6 +141,11 @@ def _vendor_kernel_gradient(geometry: _Geometry, x: Array, y_bar: Array) -> Arra
     return kernel_bar
 
 
+def _cpu_forward(geometry: _Geometry, x: Array, kernel: Array) -> Array:
+    padding = (geometry.pad, geometry.pad)
+    return _cpu_correlate(x, kernel, padding, padding, geometry.stride)
+
+
 def _cpu_input_gradient(geometry: _Geometry, y_bar: Array, kernel: Array) -> Array:
     """One forward convolution of ȳ per phase of the input positions, interleaved: no multiplication by a known zero."""
     stride = geometry.stride
@@ -143,7 +154,7 @@ def _cpu_input_gradient(geometry: _Geometry, y_bar: Array, kernel: Array) -> Arr
     def phase_of(row: int, column: int) -> Array:
         rows, columns = geometry.taps(row), geometry.taps(column)
         taps = mirrored[_mirror(rows, geometry.size)][:, _mirror(columns, geometry.size)]
-        return _correlate(y_bar, taps, _phase_padding(geometry, row), 1, _phase_padding(geometry, column))
+        return _cpu_correlate(y_bar, taps, _phase_padding(geometry, row), _phase_padding(geometry, column), 1)
 
     phases = jnp.stack([jnp.stack([phase_of(r, c) for c in range(stride)], 3) for r in range(stride)], 2)
     n, rows, _, columns, _, channels = phases.shape
@@ -151,7 +162,9 @@ def _cpu_input_gradient(geometry: _Geometry, y_bar: Array, kernel: Array) -> Arr
 
 
 def _cpu_kernel_gradient(geometry: _Geometry, x: Array, y_bar: Array) -> Array:
-    """The sum over blocks of images, each with its shifted copies in cache."""
+    if native.supports(x):
+        return native.kernel_gradient(x, y_bar, geometry.size, geometry.pad, geometry.stride)
+    # The sum over blocks of images, each with its shifted copies in cache.
     n = x.shape[0]
     block = _block_length(n, max(x[0].nbytes, y_bar[0].nbytes) * geometry.size)
     if block == n:
@@ -192,16 +205,14 @@ def _block_length(images: int, bytes_per_image: int) -> int:
     return block if 4 * block >= min(fitting, images) else images
 
 
-def _correlate(
-    x: Array, kernel: Array, pad_rows: tuple[int, int], stride: int, pad_columns: tuple[int, int] | None = None
-) -> Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        (pad_rows, pad_rows if pad_columns is None else pad_columns),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+def _cpu_correlate(x: Array, kernel: Array, rows: tuple[int, int], columns: tuple[int, int], stride: int) -> Array:
+    correlate = native.correlate if native.supports(x) else _correlate
+    return correlate(x, kernel, rows, columns, stride)
+
+
+def _correlate(x: Array, kernel: Array, rows: tuple[int, int], columns: tuple[int, int], stride: int) -> Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (stride, stride), (rows, columns), dimension_numbers=layout)
 
 
 def _mirror(taps: range, size: int) -> slice:

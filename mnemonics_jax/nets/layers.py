@@ -1,12 +1,17 @@
 """The two layers every backbone is made of: convolution without bias, and batch normalisation."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from mnemonics_jax.nets.convolution import convolve
 
 FILTER_SCALE, FILTER_SHIFT = "filter_scale", "filter_shift"
+
+_EPSILON = 1e-5
+_KEPT = 0.9
 
 HE_NORMAL_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """Normal with variance 2 / (k²·features) (He et al. 2015), the initialisation of CIFAR ResNets."""
@@ -40,12 +45,58 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last: batch statistics in training, running ones in inference.
 
     Running statistics decay by 0.9 for each training batch; ε = 1e-5. The variance is the biased one throughout.
-    Parameters and statistics are at least float32.
     """
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"], train: bool) -> Float[Array, "*batch c"]:
         """Normalised, scaled and shifted `x`, in its dtype."""
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        norm = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=x.dtype, param_dtype=wide, name="norm")
-        return norm(x)
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        var = self.variable("batch_stats", "var", jnp.ones, channels)
+        if not train:
+            return ((x - mean.value) * (scale * lax.rsqrt(var.value + _EPSILON)) + bias).astype(x.dtype)
+        y, batch_mean, batch_var = normalise(x, scale, bias)
+        if not self.is_initializing():
+            mean.value = _KEPT * mean.value + (1 - _KEPT) * batch_mean
+            var.value = _KEPT * var.value + (1 - _KEPT) * batch_var
+        return y
+
+
+@jax.custom_vjp
+def normalise(
+    x: Float[Array, "*batch c"], scale: Float[Array, "c"], bias: Float[Array, "c"]
+) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:
+    """y = scale · x̂ + bias with x̂ = (x − μ) / √(σ² + ε), and μ and σ² over all axes but the last, at least in float32.
+
+    The statistics are for the running averages: no gradient flows through them. That of y is written out, because it
+    needs two passes over x and ȳ (the sums Σȳ and Σȳx̂, then x̄), where automatic differentiation takes about twice
+    the time; it can itself be differentiated.
+    """
+    return _normalise(x, scale, bias)[0]
+
+
+def _normalise(x: Array, scale: Array, bias: Array) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes = tuple(range(x.ndim - 1))
+    mean = wide.mean(axes)
+    # Both sums in one pass over x; rounding must not make a constant channel's variance negative.
+    var = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0)
+    y = (wide - mean) * (scale * lax.rsqrt(var + _EPSILON)) + bias
+    return (y.astype(x.dtype), mean, var), (x, scale, mean, var)
+
+
+def _normalise_transposed(saved: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+    x, scale, mean, var = saved
+    y_bar = cotangents[0].astype(mean.dtype)
+    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    inverse = lax.rsqrt(var + _EPSILON)
+    centred = x - mean
+    bias_bar = y_bar.sum(axes)
+    scale_bar = (y_bar * centred).sum(axes) * inverse
+    x_bar = (scale * inverse) * (y_bar - bias_bar / count - centred * (inverse * scale_bar / count))
+    return x_bar.astype(x.dtype), scale_bar.astype(scale.dtype), bias_bar.astype(scale.dtype)
+
+
+normalise.defvjp(_normalise, _normalise_transposed)
