@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 CHILD = """
@@ -51,3 +52,25 @@ def test_programs_from_a_warm_cache_count_like_compiled_ones(tiny, tmp_path):
     warm = count(config, tmp_path / "warm", **cache)
     assert len(list((tmp_path / "cache").iterdir())) == entries, "the second process found every program"
     assert warm == cold
+
+
+@pytest.mark.slow
+def test_twenty_five_phases_of_resnet32_compile_what_five_compile(tiny, tmp_path):
+    # 100 classes of 6 and 2 images of 8×8 pixels, all learning cut to one step of each kind.
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, each in (("train", 6), ("test", 2)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (100 * each, 8, 8, 3), np.uint8)
+        arrays[f"{split}_labels"] = np.arange(100 * each) % 100
+    np.savez(tmp_path / "classes.npz", **arrays)
+    shared = {
+        "data": {"source": "npz", "path": str(tmp_path / "classes.npz")},
+        "net": {"name": "resnet32"},
+        "train": {"epochs": 1, "batch_size": 16, "chunk_steps": 4},
+        "exemplars": {"per_class": 2, "unroll_length": 2, "inner_batch": 16, "outer_steps": 2, "outer_batch": 16},
+    }
+    counts = [
+        count(tiny.config("lucir", "mnemonics", **shared, stream={"phases": phases}), tmp_path / str(phases))
+        for phases in (5, 25)
+    ]
+    assert counts[0] == counts[1] > 0
