@@ -33,8 +33,8 @@ class Classifier(nn.Module):
 
     Equal by value and hashable, like every Flax module, so it can be a static argument of a jitted function.
 
-    With `dtype` the backbone computes in that type, whatever the images'. Parameters, batch statistics, features and
-    all after them, losses and gradients included, are never narrower than float32.
+    It computes in the images' type. With `dtype` the backbone computes in that one instead; parameters, batch
+    statistics, features and all after them, losses and gradients included, are then never narrower than float32.
     """
 
     backbone: nn.Module
@@ -43,8 +43,11 @@ class Classifier(nn.Module):
 
     def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Outputs:
         """Outputs with batch statistics if `train`, else with running ones."""
-        features = self.backbone(x if self.dtype is None else x.astype(self.dtype), train)
-        features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+        if self.dtype is None:
+            features = self.backbone(x, train)
+        else:
+            features = self.backbone(x.astype(self.dtype), train)
+            features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
         logits, scores = self.head(features)
         return Outputs(logits, scores, features)
 
