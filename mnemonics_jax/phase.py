@@ -163,9 +163,13 @@ def _choose(setup: Setup, state: PhaseState) -> Memory:
     rng = generator(state.key, phase, Use.CHOOSE)
     room = int(stream.dataset.train_counts().max())
     picks = settings.choose([features[group] for group in groups], budget, room, rng)
-    for c, group, pick in zip(stream.new_classes(phase), groups, picks, strict=True):
-        memory = memories.add_class(memory, c, stream.dataset.train_images[fresh[group[pick]]])
-    return memory
+    return memories.add_classes(
+        memory,
+        {
+            c: stream.dataset.train_images[fresh[group[pick]]]
+            for c, group, pick in zip(stream.new_classes(phase), groups, picks, strict=True)
+        },
+    )
 
 
 def _learn(setup: Setup, state: PhaseState, watch: Watch) -> PhaseState:

@@ -6,7 +6,7 @@ import pytest
 from mnemonics_jax.errors import UserError
 from mnemonics_jax.exemplars import EXEMPLARS, Herding, Mnemonics, Random, exemplar_class
 from mnemonics_jax.exemplars.base import check_budget
-from mnemonics_jax.exemplars.memory import add_class, empty, shrink
+from mnemonics_jax.exemplars.memory import add_classes, empty, shrink
 
 SHAPE = (2, 3, 1)
 
@@ -19,7 +19,7 @@ def filled():
     """Four classes with room for three: three, one, none and two exemplars."""
     memory = empty(4, 3, SHAPE)
     for position, amount in ((0, 3), (3, 2), (1, 1)):
-        memory = add_class(memory, position, photos(amount, position))
+        memory = add_classes(memory, {position: photos(amount, position)})
     return memory
 
 
@@ -42,7 +42,7 @@ def test_add_class_stores_in_its_first_slots():
 
 def test_add_class_leaves_its_argument_alone():
     memory = empty(2, 3, SHAPE)
-    add_class(memory, 0, photos(2))
+    add_classes(memory, {0: photos(2)})
     assert memory.num_bytes == 0
     assert not memory.images.any()
 
@@ -75,13 +75,13 @@ def test_shrink_cuts_every_class_to_a_prefix_and_clears_the_rest():
 @pytest.mark.parametrize(("dtype", "size"), [(np.uint8, 1), (np.float32, 4)])
 def test_bytes_are_those_of_the_images_in_use(dtype, size):
     memory = empty(4, 3, SHAPE, dtype)
-    memory = add_class(add_class(memory, 0, photos(3)), 2, photos(2))
+    memory = add_classes(memory, {0: photos(3), 2: photos(2)})
     assert memory.num_bytes == 5 * 2 * 3 * 1 * size
     assert shrink(memory, 1).num_bytes == 2 * 2 * 3 * 1 * size
 
 
 def test_a_float_memory_keeps_pixels_in_the_unit_range():
-    memory = add_class(empty(2, 4, SHAPE, np.float32), 1, photos(3))
+    memory = add_classes(empty(2, 4, SHAPE, np.float32), {1: photos(3)})
     assert memory.images.dtype == np.float32
     np.testing.assert_allclose(memory.images[1, :3], photos(3).astype(np.float64) / 255, rtol=1e-6)
     assert shrink(memory, 2).images.dtype == np.float32
@@ -102,7 +102,7 @@ def test_a_fixed_total_is_shared_out_and_shrinks():
         budget = Random(total=13).budget(seen)
         memory = shrink(memory, budget)
         for position in range(first, seen):
-            memory = add_class(memory, position, photos(budget, position))
+            memory = add_classes(memory, {position: photos(budget, position)})
         assert memory.counts.tolist() == [13 // seen] * seen + [0] * (6 - seen)
         assert memory.counts.sum() <= 13
     # The first of the six that class 0 once had.

@@ -226,7 +226,7 @@ def learned(tiny):
     kept, rng = state.memory, np.random.default_rng(0)
     for c in range(5):
         images = stream.dataset.train_images[stream.train_labels == c]
-        kept = memory.add_class(kept, c, images[rng.permutation(len(images))[:4]])
+        kept = memory.add_classes(kept, {c: images[rng.permutation(len(images))[:4]]})
     measured, original = [], learning.outer_losses
 
     def spy(program, problem, learnable, *rest):

@@ -1,5 +1,6 @@
 """The exemplar memory: room for every class of the stream from the start, so that its shape never changes."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -47,9 +48,10 @@ def shrink(memory: Memory, budget: int) -> Memory:
     return Memory(np.where(keep[..., None, None, None], memory.images, 0).astype(memory.images.dtype), counts)
 
 
-def add_class(memory: Memory, position: int, images: Shaped[np.ndarray, "exemplar height width channel"]) -> Memory:
-    """`images` (uint8) stored as the exemplars of the class at `position`."""
+def add_classes(memory: Memory, chosen: Mapping[int, Shaped[np.ndarray, "_ height width channel"]]) -> Memory:
+    """The images (uint8) of each class position in `chosen` stored as that class's exemplars."""
     stored, counts = memory.images.copy(), memory.counts.copy()
-    stored[position, : len(images)] = images if stored.dtype == np.uint8 else images / np.float32(255)
-    counts[position] = len(images)
+    for position, images in chosen.items():
+        stored[position, : len(images)] = images if stored.dtype == np.uint8 else images / np.float32(255)
+        counts[position] = len(images)
     return Memory(stored, counts)
