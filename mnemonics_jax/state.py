@@ -138,7 +138,7 @@ def initial_state(setup: Setup) -> PhaseState:
         variables=variables,
         previous=variables,
         memory=memories.empty(classes, capacity, shape, settings.stored_dtype),
-        log_rates=np.full(settings.unroll_length, np.log(settings.inner_learning_rate), np.float32),
+        log_rates=np.full(max(settings.unroll_length, 1), np.log(settings.inner_learning_rate), np.float32),
         bias=Bias(np.ones(classes, np.float32), np.zeros(classes, np.float32)),
         key=key,
         right=unmeasured,

@@ -31,7 +31,7 @@ SETTINGS = Mnemonics(
     outer_augment=False,
     remat="step",
 )
-INITS = ("current", "reset_head", "previous", "perturbed", "partly_reset", "fresh")
+INITS = ("class_means", "current", "reset_head", "previous", "perturbed", "partly_reset", "fresh")
 SCOPES = ("head", "last_stage", "all")
 
 
@@ -81,14 +81,14 @@ def loss_and_gradient(case):
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def worst_error(case, epsilon=1e-5):
+def worst_error(case, epsilon=1e-5, parts=(*Learnable._fields, "pixels")):
     """Largest relative error of the gradient along random unit directions, against central differences."""
     value_and_grad, rng = loss_and_gradient(case), np.random.default_rng(3)
     learnable = to_double(case[2])
     value, gradients = value_and_grad(learnable)
     assert value.dtype == gradients.pixels.dtype == gradients.log_rates.dtype == jnp.float64
     errors = []
-    for part in (*Learnable._fields, "pixels"):
+    for part in parts:
         point, gradient = getattr(learnable, part), getattr(gradients, part)
         assert jnp.linalg.norm(gradient) > 1e-4
         # A random unit direction has a derivative of about this size; one that cancels is judged by it, not by itself.
@@ -145,6 +145,17 @@ def test_meta_gradient_agrees_with_differences_from_every_start_and_in_every_sco
 def test_meta_gradient_agrees_with_differences_under_every_other_setting(settings):
     with jax.enable_x64(True):
         assert worst_error(make_case(**settings))[0] < 1e-6
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_meta_gradient_through_the_nearest_mean_classifier(head):
+    """No inner step, so no step sizes: the inner problem in closed form."""
+    with jax.enable_x64(True):
+        case = make_case(head=head, inner_init="class_means", unroll_length=0)
+        case = (*case[:2], case[2]._replace(log_rates=np.zeros(1)), case[3])
+        error, gradient = worst_error(case, parts=["pixels", "pixels"])
+        assert error < 1e-6
+        assert not np.asarray(gradient)[~case[1].learned].any()
 
 
 @pytest.mark.parametrize("settings", [{"first_order": True}, {"truncate": 1}], ids=str)

@@ -23,10 +23,13 @@ class Exemplars(ABC):
     """Fixed total budget, shared out evenly over the classes seen and shrunk as classes arrive; overrides per_class."""
 
     unroll_length: int = 10
-    """T, inner steps with which a model is fitted to the exemplars: Θ^E, and inside the meta-gradient."""
-    inner_init: Literal["current", "reset_head", "previous", "perturbed", "partly_reset", "fresh"] = "reset_head"
-    """Where the inner loop starts: Θ_i; Θ_i with a new head; Θ_{i-1}; Θ_i with noise; Θ_i with a new head and last
-    stage; a new network."""
+    """T, inner steps with which a model is fitted to the exemplars: Θ^E, and inside the meta-gradient. 0, with
+    inner_init class_means only, leaves the nearest-mean classifier, the inner problem solved in closed form."""
+    inner_init: Literal["class_means", "current", "reset_head", "previous", "perturbed", "partly_reset", "fresh"] = (
+        "reset_head"
+    )
+    """Where the inner loop starts: Θ_i whose head compares with the exemplars' mean features; Θ_i; Θ_i with a new head;
+    Θ_{i-1}; Θ_i with noise; Θ_i with a new head and last stage; a new network."""
     inner_scope: Literal["head", "last_stage", "all"] = "all"
     """Which parameters the inner loop trains."""
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
@@ -46,8 +49,11 @@ class Exemplars(ABC):
             raise UserError(f"--exemplars.per-class {self.per_class}: keep at least one exemplar of each class")
         if self.total is not None and self.total < 1:
             raise UserError(f"--exemplars.total {self.total}: keep at least one exemplar of each class")
-        if self.unroll_length < 1:
-            raise UserError(f"--exemplars.unroll-length {self.unroll_length}: the inner loop needs at least one step")
+        if self.unroll_length < (0 if self.inner_init == "class_means" else 1):
+            raise UserError(
+                f"--exemplars.unroll-length {self.unroll_length}: the inner loop needs at least one step "
+                "(none with --exemplars.inner-init class_means)"
+            )
         if self.inner_batch is not None and self.inner_batch < 1:
             raise UserError(f"--exemplars.inner-batch {self.inner_batch}: must be positive, or left out for all")
         if self.inner_learning_rate <= 0:

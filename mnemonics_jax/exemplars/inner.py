@@ -17,15 +17,19 @@ from mnemonics_jax.devices import Devices, all_devices
 from mnemonics_jax.exemplars.base import Exemplars
 from mnemonics_jax.methods.losses import cross_entropy
 from mnemonics_jax.nets import scope_of
-from mnemonics_jax.nets.classifier import Classifier, Variables, apply, apply_head, init, reset_head
+from mnemonics_jax.nets.classifier import Classifier, Variables, apply, apply_head, imprint_means, init, reset_head
 from mnemonics_jax.nets.transfer import restrict_transfer
 
 
 class InnerBatches(NamedTuple):
-    """T inner batches of b exemplars: flat slots of the memory and their weights (zero for slots not in use)."""
+    """T inner batches of b exemplars: flat slots of the memory and their weights (zero for slots not in use).
+
+    `usable` is 1 for every slot that batches are drawn from, else 0.
+    """
 
     slots: Int32[Array | np.ndarray, "steps batch"]
     weights: Float[Array | np.ndarray, "steps batch"]
+    usable: Float[Array | np.ndarray, "slots"]
 
 
 class Models(NamedTuple):
@@ -61,24 +65,23 @@ def draw_batches(
     settings: Exemplars, usable: Bool[np.ndarray, "classes slot"], rng: np.random.Generator
 ) -> InnerBatches:
     """The batches of one inner loop: all usable slots at every step, or cuts of their shuffles."""
-    used = usable.reshape(-1)
+    used, steps = usable.reshape(-1), settings.unroll_length
+    weights = used.astype(np.float32)
     if settings.inner_batch is None:
-        slots = np.arange(len(used), dtype=np.int32)
-        weights = used.astype(np.float32)
-        return InnerBatches(
-            np.broadcast_to(slots, (settings.unroll_length, len(slots))),
-            np.broadcast_to(weights, (settings.unroll_length, len(slots))),
-        )
+        every = np.arange(len(used), dtype=np.int32)
+        return InnerBatches(*(np.broadcast_to(row, (steps, len(row))) for row in (every, weights)), weights)
     order = endless(np.flatnonzero(used), rng, settings.inner_batch)
-    slots = np.stack([next(order) for _ in range(settings.unroll_length)]).astype(np.int32)
-    return InnerBatches(slots, np.ones(slots.shape, np.float32))
+    slots = np.zeros((steps, settings.inner_batch), np.int32)
+    for row in slots:
+        row[:] = next(order)
+    return InnerBatches(slots, np.ones(slots.shape, np.float32), weights)
 
 
 def start_point(program: InnerProgram, key: PRNGKeyArray, models: Models, shape: tuple[int, int, int]) -> Variables:
     """Where the inner loop starts, by `inner_init`. `shape` is (height, width, channel)."""
     net, current = program.net, models.current
     match program.settings.inner_init:
-        case "current":
+        case "current" | "class_means":  # `fit` sets the head, which depends on the exemplars
             return current
         case "previous":
             return models.previous
@@ -127,6 +130,12 @@ def fit(
     tells whether weight transfer has frozen the convolution kernels.
     """
     settings, net = program.settings, program.net
+    if settings.inner_scope == "head" or settings.inner_init == "class_means":
+        features = apply(net, start, program.prepare_images(key, pixels)).features
+    if settings.inner_init == "class_means":
+        start = start._replace(params=imprint_means(start.params, features, labels, batches.usable))
+    if settings.unroll_length == 0:
+        return start
     trained, fixed = _split(start.params, scope_of(start.params, settings.inner_scope))
     restrict = optax.stateless(lambda updates, _: restrict_transfer(updates, frozen))
 
@@ -136,28 +145,26 @@ def fit(
     def merged(trained: dict) -> Variables:
         return start._replace(params=unflatten_dict({**trained, **fixed}))
 
-    def mean_loss(logits: Float[Array, "batch classes"], batch: InnerBatches) -> Float[Array, ""]:
-        losses = cross_entropy(logits, labels[batch.slots], seen)
-        return (losses * batch.weights).sum() / batch.weights.sum()
+    def mean_loss(logits: Float[Array, "batch classes"], slots: Array, weights: Array) -> Float[Array, ""]:
+        losses = cross_entropy(logits, labels[slots], seen)
+        return (losses * weights).sum() / weights.sum()
 
     if settings.inner_scope == "head":
         # The features do not move, so each image passes through the backbone once, not once a step.
-        features = apply(net, start, program.prepare_images(key, pixels)).features
+        def head_loss(trained: dict, meta: tuple, batch: tuple) -> Float[Array, ""]:
+            slots, weights = batch
+            return mean_loss(apply_head(net, merged(trained).params, meta[0][slots]).logits, slots, weights)
 
-        def head_loss(trained: dict, meta: tuple, batch: InnerBatches) -> Float[Array, ""]:
-            return mean_loss(apply_head(net, merged(trained).params, meta[0][batch.slots]).logits, batch)
-
-        return merged(
-            bilevel.unroll(head_loss, optimizer, trained, (features, rates), batches, config=settings.unroll())
-        )
+        steps = (batches.slots, batches.weights)
+        return merged(bilevel.unroll(head_loss, optimizer, trained, (features, rates), steps, config=settings.unroll()))
 
     def loss(trained: dict, meta: tuple, batch: tuple) -> Float[Array, ""]:
-        batch, step_key = batch
-        images = program.prepare_images(step_key, meta[0][batch.slots])
-        return mean_loss(apply(net, merged(trained), images).logits, batch)
+        slots, weights, step_key = batch
+        images = program.prepare_images(step_key, meta[0][slots])
+        return mean_loss(apply(net, merged(trained), images).logits, slots, weights)
 
-    keys = jax.random.split(key, settings.unroll_length)
-    return merged(bilevel.unroll(loss, optimizer, trained, (pixels, rates), (batches, keys), config=settings.unroll()))
+    steps = (batches.slots, batches.weights, jax.random.split(key, settings.unroll_length))
+    return merged(bilevel.unroll(loss, optimizer, trained, (pixels, rates), steps, config=settings.unroll()))
 
 
 def _split(params: dict, chosen: dict) -> tuple[dict, dict]:

@@ -115,7 +115,7 @@ def solve(
             pixel_change=float(np.abs(_as_pixels(stored.images) - start)[learned].mean()),
             gradient_norm=float(norms.mean()) if len(norms) else 0.0,
             clipped=int((norms > settings.outer_clip).sum()),
-            inner_rates=np.exp(log_rates).tolist(),
+            inner_rates=np.exp(log_rates)[: settings.unroll_length].tolist(),
         ),
     )
 

@@ -29,6 +29,8 @@ constexpr bool kManyRegisters = true;
 constexpr bool kManyRegisters = false;
 #endif
 
+constexpr int64_t kWorthwhile = 1 << 20;
+
 // One register of float32; it may stand at any address of a float.
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 
@@ -36,8 +38,10 @@ inline Vec Load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void Store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
 
 // Runs work(0) ... work(count - 1) on the pool and on the caller. The caller takes work itself and waits only for work
-// that has begun, so a pool whose threads are all busy elsewhere delays nobody.
-inline void Parallel(ffi::ThreadPool& pool, int64_t count, const std::function<void(int64_t)>& work) {
+// that has begun, so a pool whose threads are all busy elsewhere delays nobody. A thread is worth waking for kWorthwhile
+// multiplications or more, of `multiplications` in all.
+inline void Parallel(ffi::ThreadPool& pool, int64_t count, int64_t multiplications,
+                     const std::function<void(int64_t)>& work) {
   struct Shared {
     std::atomic<int64_t> next{0};
     int64_t done = 0;
@@ -52,7 +56,7 @@ inline void Parallel(ffi::ThreadPool& pool, int64_t count, const std::function<v
     std::lock_guard<std::mutex> lock(shared->mutex);
     if ((shared->done += finished) == count) shared->all_done.notify_all();
   };
-  int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
+  int64_t helpers = std::min({pool.num_threads(), count, multiplications / kWorthwhile}) - 1;
   for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(take));
   take();
   std::unique_lock<std::mutex> lock(shared->mutex);

@@ -30,6 +30,7 @@ struct Shape {
   int64_t rows, columns, o;   // output
   int64_t kh, kw, stride, top, left;
 
+  int64_t multiplications() const { return n * rows * columns * kh * span() * o; }
   int64_t span() const { return kw * c; }
   int64_t lanes() const { return (o + kLanes - 1) / kLanes * kLanes; }  // output channels, filled up to whole vectors
   int64_t padded_width() const { return stride * (columns - 1) + kw; }
@@ -157,15 +158,15 @@ ffi::Error Correlate(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<
   auto in = x.dimensions(), kernel = k.dimensions(), out = y->dimensions();
   Shape s{in[0], in[1], in[2], in[3], out[1], out[2], out[3], kernel[0], kernel[1], stride, top, left};
   const float* weights = k.typed_data();
-  std::vector<float> filled;
   if (s.lanes() != s.o) {
+    static thread_local std::vector<float> filled;
     filled.resize(s.kh * s.span() * s.lanes());
     for (int64_t t = 0; t < s.kh * s.span(); ++t)
       std::memcpy(filled.data() + t * s.lanes(), weights + t * s.o, s.o * sizeof(float));
     weights = filled.data();
   }
   int64_t units = s.units(), length = s.unit_rows();
-  Parallel(pool, s.n * units, [&](int64_t index) {
+  Parallel(pool, s.n * units, s.multiplications(), [&](int64_t index) {
     int64_t n = index / units, first = index % units * length;
     ForwardUnit(s, x.typed_data() + n * s.h * s.w * s.c, weights, y->typed_data() + n * s.rows * s.columns * s.o,
                 first, std::min(length, s.rows - first));
@@ -179,13 +180,16 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Bu
   Shape s{in[0], in[1], in[2], in[3], out[1], out[2], out[3], kernel[0], kernel[1], stride, top, left};
   int64_t taps = s.kh * s.span(), size = taps * s.lanes(), units = s.units(), length = s.unit_rows();
   // The cut into partial sums does not depend on the number of threads, so neither does the result.
-  int64_t parts = std::min(s.n * units, kPartialSums);
-  std::vector<float> sums(parts * size);
-  Parallel(pool, parts, [&](int64_t part) {
+  int64_t parts = std::min({s.n * units, kPartialSums, 1 + s.multiplications() / kWorthwhile / 2});
+  // Kept from call to call: memory fresh from the system costs more than a small gradient.
+  static thread_local std::vector<float> kept;
+  kept.assign(parts * size, 0);
+  float* sums = kept.data();
+  Parallel(pool, parts, s.multiplications(), [&](int64_t part) {
     for (int64_t i = s.n * units * part / parts; i < s.n * units * (part + 1) / parts; ++i) {
       int64_t n = i / units, first = i % units * length;
       GradientUnit(s, x.typed_data() + n * s.h * s.w * s.c, y_bar.typed_data() + n * s.rows * s.columns * s.o,
-                   sums.data() + part * size, first, std::min(length, s.rows - first));
+                   sums + part * size, first, std::min(length, s.rows - first));
     }
   });
   float* total = k_bar->typed_data();

@@ -88,7 +88,7 @@ ffi::Error HerdClasses(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> features, ffi
                        ffi::ResultBuffer<ffi::S32> picks) {
   auto shape = features.dimensions();
   int64_t classes = shape[0], images = shape[1], width = shape[2], amount = picks->dimensions()[1];
-  Parallel(pool, classes, [&](int64_t label) {
+  Parallel(pool, classes, classes * images * width * amount, [&](int64_t label) {
     Herd(features.typed_data() + label * images * width, usable.typed_data() + label * images, images, width, amount,
          picks->typed_data() + label * amount);
   });

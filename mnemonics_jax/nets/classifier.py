@@ -5,12 +5,17 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from mnemonics_jax import errors
+from mnemonics_jax.nets.heads import normalize
 
 SCOPES = ("head", "last_stage", "all")
 """What an inner loop can train: the head; the head and the last stage of the backbone; everything."""
+
+
+_MEANS_SCALE = 10.0
 
 
 class Outputs(NamedTuple):
@@ -81,6 +86,29 @@ def reset_head(net: Classifier, key: PRNGKeyArray | UInt32[Array, "2"], params: 
     """`params` with a freshly initialised head."""
     width = params["head"]["kernel"].shape[0]
     return params | {"head": net.head.init(key, jnp.zeros((1, width)))["params"]}
+
+
+def imprint_means(
+    params: dict,
+    features: Float[Array, "sample features"],
+    labels: Int[Array | np.ndarray, "sample"],
+    weights: Float[Array | np.ndarray, "sample"],
+) -> dict:
+    """`params` with a head that ranks classes by the cosine of a feature and the class's mean unit feature.
+
+    The logits are that cosine times 10, exactly so for a cosine head; a linear head multiplies it with the feature's
+    length over the root mean square length of `features` besides, which changes no order. A function of `features`.
+    """
+    head = params["head"]
+    unit = normalize(features, axis=-1) * weights[:, None]
+    means = jnp.zeros(head["kernel"].shape[::-1], features.dtype).at[labels].add(unit)
+    directions = normalize(means, axis=-1).T
+    if "sigma" in head:
+        return params | {"head": {"kernel": directions, "sigma": jnp.full_like(head["sigma"], _MEANS_SCALE)}}
+    squares = (jnp.square(features).sum(-1) * weights).sum() / weights.sum()
+    return params | {
+        "head": {"kernel": _MEANS_SCALE * jax.lax.rsqrt(squares) * directions, "bias": jnp.zeros_like(head["bias"])}
+    }
 
 
 def scope_of(params: dict, scope: str) -> dict:

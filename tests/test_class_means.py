@@ -1,0 +1,57 @@
+"""The nearest-mean classifier as a head: what an inner loop of no steps fits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnemonics_jax.errors import UserError
+from mnemonics_jax.exemplars.mnemonics import Mnemonics
+from mnemonics_jax.nets import NetConfig, build, init
+from mnemonics_jax.nets.classifier import apply_head, imprint_means
+from mnemonics_jax.phase import run_phase
+from mnemonics_jax.state import initial_state
+from mnemonics_jax.watch import Silent
+
+CLASSES = 4
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_ranks_classes_by_the_cosine_with_their_mean_unit_feature(head):
+    net = build(NetConfig(name="convnet", widths=(4, 6)), CLASSES, head)
+    params = init(net, jax.random.key(0), (4, 4, 1)).params
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(1, 1, (12, 6)).astype(np.float32), rng.permutation(np.arange(12) % CLASSES)
+    used = (np.arange(12) < 9).astype(np.float32)
+    imprinted = imprint_means(params, jnp.asarray(features), labels, used)
+    assert jax.tree.structure(imprinted) == jax.tree.structure(params)
+
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    means = np.stack([unit[(labels == c) & (used > 0)].mean(axis=0) for c in range(CLASSES)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    queries = rng.normal(1, 1, (20, 6)).astype(np.float32)
+    cosines = queries / np.linalg.norm(queries, axis=1, keepdims=True) @ means.T
+    logits = np.asarray(apply_head(net, imprinted, jnp.asarray(queries)).logits)
+    if head == "cosine":
+        np.testing.assert_allclose(logits, 10 * cosines, rtol=1e-5, atol=1e-5)
+    else:
+        usual = np.sqrt((features[used > 0] ** 2).sum(axis=1).mean())
+        expected = 10 * cosines * np.linalg.norm(queries, axis=1, keepdims=True) / usual
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_inner_steps_the_exemplar_model_predicts_as_the_nearest_mean_does(tiny):
+    """iCaRL's own rule and the classifier of Θᴱ are then one and the same."""
+    changes = {"inner_init": "class_means", "unroll_length": 0, "inner_scope": "head", "inner_augment": False}
+    rows = []
+    for method in ("icarl", "lwf"):
+        setup = tiny.setup(method, "herding", exemplars=changes)
+        state = run_phase(setup, initial_state(setup), Silent())
+        rows.append(state.right_exemplar_model[0])
+    np.testing.assert_array_equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize("changes", [{"unroll_length": 0}, {"unroll_length": -1, "inner_init": "class_means"}], ids=str)
+def test_a_loop_of_no_steps_needs_the_closed_form(changes):
+    with pytest.raises(UserError, match=f"unroll-length {changes['unroll_length']}"):
+        Mnemonics(**changes).validate()
