@@ -64,14 +64,15 @@ def activation_bytes(net: Classifier, image_shape: tuple[int, int, int]) -> int:
     """What one image's forward pass stores for its backward pass; nothing is computed to find out."""
     variables = jax.eval_shape(lambda: init(net, jax.random.key(0), image_shape))
 
-    def stored(images: int) -> int:
+    def backward(variables: Variables, x: jax.Array) -> object:
         def logits(params: dict, x: jax.Array) -> jax.Array:
-            return apply(net, Variables(params, stats), x).logits
+            return apply(net, variables._replace(params=params), x).logits
 
-        params, stats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables)
-        x = jax.ShapeDtypeStruct((images, *image_shape), jnp.float32)
-        backward = jax.eval_shape(lambda params, x: jax.vjp(logits, params, x)[1], params, x)
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
+        return jax.vjp(logits, variables.params, x)[1]
+
+    def stored(images: int) -> int:
+        kept = jax.eval_shape(backward, variables, jax.ShapeDtypeStruct((images, *image_shape), jnp.float32))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
     # The difference leaves out the parameters, which are stored once.
     return stored(2) - stored(1)
