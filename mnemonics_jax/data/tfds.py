@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 from jaxtyping import Int, Int32, UInt8
 from rich.console import Console
 from rich.progress import track
@@ -58,6 +59,8 @@ def load_tfds(config: DataConfig) -> Dataset:
     # Imported here because it takes a second, which every other data source would pay as well.
     import tensorflow_datasets as tfds
 
+    # It warns of a data set that is not prepared, which is mended here, and of OpenCV, which is not needed.
+    logging.set_verbosity(logging.ERROR)
     known = _KNOWN[config.source]
     builder = tfds.builder(known.builder, data_dir=config.path, file_format="array_record")
     if not builder.is_prepared():
