@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
+from mnemonics_jax.checkpoint import SaveConfig
 from mnemonics_jax.compare import compare, find_summaries
 from mnemonics_jax.compilations import use_persistent_cache
 from mnemonics_jax.config import PRESETS, Config, make_config
@@ -43,6 +45,7 @@ class _Run:
     config: Annotated[Config, tyro.conf.arg(name="")]
     out: Path | None = None
     """Folder of the run: settings, metrics, checkpoints, summary. Default: a name made of the settings, in runs/."""
+    save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +55,16 @@ class _Compare:
     """How many class orders every arm runs on, with the seeds 0 .. seeds-1."""
     out: Path = Path("runs/compare")
     """Folder of the comparison; each run gets a folder in it."""
+    save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of the `mnemonics` command. Exit status: 0, 2 for a user's mistake, 3 for numbers gone wrong."""
+    """Entry point of the `mnemonics` command. Exit status: 0, 2 for a user's mistake, 3 for numbers gone wrong.
+
+    A run that SIGTERM ends after saving exits with 75, one that Ctrl-C ends with 130.
+    """
+    # Errors of Orbax come back as ours; absl would print each with its traceback first.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     words = list(sys.argv[1:] if args is None else args)
     commands: dict[str, Callable[[list[str]], None]] = {"run": _run, "compare": _compare, "report": _report}
     if not words or words[0] in ("-h", "--help"):
@@ -70,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except NumbersError as error:
         _fail(str(error), 3)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on after the last finished phase", 130)
+        _fail("interrupted; the same command goes on from the last checkpoint", 130)
 
 
 def _fail(message: str, status: int) -> None:
@@ -113,7 +122,7 @@ def _run(words: list[str]) -> None:
     name = f"{preset}-{config.method.name}-{config.exemplars.name}-seed{config.seed}"
     use_persistent_cache()
     with Display() as display:
-        summary = run(config, parsed.out or Path("runs") / name, display)
+        summary = run(config, parsed.out or Path("runs") / name, display, parsed.save)
     stdout().print(run_table(summary))
 
 
@@ -149,7 +158,7 @@ def _compare(words: list[str]) -> None:
 
     use_persistent_cache()
     with Display() as display:
-        summaries = compare(make, methods, kinds, parsed.seeds, parsed.out, display)
+        summaries = compare(make, methods, kinds, parsed.seeds, parsed.out, display, parsed.save)
     stdout().print(comparison_table(write_report(summaries, parsed.out)))
     print(f"plot: {parsed.out / 'accuracy.png'}")
 

@@ -36,6 +36,10 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leaves the terminal as it was."""
         if self._bar:
             self._bar.stop()
             self._bar = None

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from mnemonics_jax.compare import Summary, comparison, group_arms
-from mnemonics_jax.journal import write_json
+from mnemonics_jax.files import write_json
 from mnemonics_jax.plots import accuracy_curves
 
 

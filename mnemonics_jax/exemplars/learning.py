@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mnemonics_jax.data.batches import DeviceStore, balanced
 from mnemonics_jax.errors import NumbersError
@@ -16,6 +16,8 @@ from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.outer import Learnable, OuterBatches, OuterProblem, learn_chunk, optimizer, outer_losses
 from mnemonics_jax.rng import Key, Use, generator, stream_key
+
+_ADVICE = "try a smaller --exemplars.inner-learning-rate, --exemplars.outer-learning-rate or --exemplars.outer-clip"
 
 
 class Learned(NamedTuple):
@@ -33,6 +35,14 @@ class Learned(NamedTuple):
     """Outer steps whose meta-gradient was clipped."""
     inner_rates: list[float]
     """Size of each inner step."""
+
+
+class LearnState(NamedTuple):
+    """What outer steps change; `norms` are those of the meta-gradients so far, zero for steps to come."""
+
+    learnable: Learnable
+    opt_state: optax.OptState
+    norms: Float[Array | np.ndarray, "outer_steps"]
 
 
 class Samples(NamedTuple):
@@ -68,27 +78,29 @@ def solve(
     phase: int,
     index: int,
     report: Callable[[int, float], None],
+    *,
+    begun: tuple[int, LearnState] | None = None,
+    keep: Callable[[int, LearnState], None] = lambda done, state: None,
 ) -> tuple[Memory, Float[np.ndarray, "steps"], Learned]:
     """The memory with the task's slots learned, all other slots unchanged, and the logarithms of the inner step sizes.
 
     `index` tells the tasks of a phase apart, so that each has random streams of its own. `report` is told (steps done,
-    mean outer loss) after each chunk. Raises `NumbersError` within one chunk of a loss or meta-gradient that is not
+    mean outer loss) after each chunk, and `keep` is handed (steps done, state): learning that starts from such a pair
+    as `begun` ends with the same bits. Raises `NumbersError` within one chunk of a loss or meta-gradient that is not
     finite.
     """
     settings: Mnemonics = program.settings
     learned = task.learned.reshape(-1)
     start = _as_pixels(memory.images)
-    learnable = Learnable(start, log_rates)
     low, high = np.clip(start - task.cap, 0, 1), np.clip(start + task.cap, 0, 1)
     problem = OuterProblem(models, memory.labels(), learned, task.seen, low, high)
     rates = cosine_decay(settings.outer_learning_rate, task.steps)
     probe = _batches(settings, task, samples, rates, generator(key, phase, Use.PROBE, index))(0)
     probe_key = stream_key(key, phase, Use.PROBE, index)
-    before = outer_losses(program, problem, learnable, probe, probe_key)
-    batches_at = _batches(settings, task, samples, rates, generator(key, phase, Use.OUTER, index))
-    opt_state = _init(settings.outer_clip, learnable)
-    norms = np.zeros(0, np.float32)
-    for first in range(0, task.steps, settings.outer_chunk):
+    before = outer_losses(program, problem, Learnable(start, log_rates), probe, probe_key)
+    done, (learnable, opt_state, norms) = begun or (0, begin_learning(settings, memory, log_rates, task.steps))
+    batches_at = _batches(settings, task, samples, rates, generator(key, phase, Use.OUTER, index), done)
+    for first in range(done, task.steps, settings.outer_chunk):
         batches = batches_at(first)
         learnable, opt_state, log = learn_chunk(
             program, problem, learnable, opt_state, batches, stream_key(key, phase, Use.INNER, index)
@@ -96,9 +108,13 @@ def solve(
         losses, norm = (np.asarray(values)[batches.active] for values in log)
         if not np.isfinite(losses + norm).all():
             bad = first + int(np.flatnonzero(~np.isfinite(losses + norm))[0])
-            raise NumbersError(f"the outer loss or its meta-gradient is not finite at outer step {bad}")
-        norms = np.append(norms, norm)
-        report(first + len(losses), float(losses.mean()))
+            raise NumbersError(
+                f"the outer loss or its meta-gradient is not finite at outer step {bad} of {task.steps}", _ADVICE
+            )
+        done = first + len(losses)
+        norms = np.concatenate([norms[:first], norm, norms[done:]])
+        report(done, float(losses.mean()))
+        keep(done, LearnState(learnable, opt_state, norms))
     stored = _as_stored(np.asarray(learnable.pixels), memory, learned)
     log_rates = np.asarray(learnable.log_rates)
     after = outer_losses(program, problem, Learnable(_as_pixels(stored.images), log_rates), probe, probe_key)
@@ -159,22 +175,41 @@ def _as_stored(pixels: Float[np.ndarray, "slots ..."], memory: Memory, learned: 
     return memory._replace(images=images.reshape(memory.images.shape))
 
 
+def begin_learning(
+    settings: Mnemonics, memory: Memory, log_rates: Float[np.ndarray, "steps"], outer_steps: int
+) -> LearnState:
+    """The state before the first outer step of a task."""
+    learnable = Learnable(_as_pixels(memory.images), log_rates)
+    return LearnState(learnable, _init(settings.outer_clip, learnable), np.zeros(outer_steps, np.float32))
+
+
 @partial(jax.jit, static_argnums=0)
 def _init(clip: float, learnable: Learnable) -> optax.OptState:
     return optimizer(clip).init(learnable)
 
 
 def _batches(
-    settings: Mnemonics, task: Task, samples: Samples, rates: Float[np.ndarray, "steps"], rng: np.random.Generator
+    settings: Mnemonics,
+    task: Task,
+    samples: Samples,
+    rates: Float[np.ndarray, "steps"],
+    rng: np.random.Generator,
+    done: int = 0,
 ) -> Callable[[int], OuterBatches]:
-    """The outer batches of the chunk that starts at a step; to be called for one chunk after another."""
+    """The outer batches of the chunk that starts at a step; to be called for each chunk in turn, from `done` on."""
     store, indices, labels = samples
     outer = balanced(indices, labels[indices], rng, settings.outer_batch)
 
+    def draw() -> tuple[np.ndarray, list[InnerBatches]]:
+        index = np.stack([next(outer) for _ in range(settings.outer_chunk)])
+        return index, [draw_batches(settings, task.inner, rng) for _ in index]
+
+    for _ in range(0, done, settings.outer_chunk):
+        draw()
+
     def chunk(first: int) -> OuterBatches:
         steps = np.arange(first, first + settings.outer_chunk)
-        index = np.stack([next(outer) for _ in steps])
-        inner = [draw_batches(settings, task.inner, rng) for _ in steps]
+        index, inner = draw()
         padded = np.append(rates, np.zeros(settings.outer_chunk, np.float32))
         return OuterBatches(
             images=store.take(index),
