@@ -20,6 +20,7 @@ from mnemonics_jax.state import PhaseState, Setup
 
 _KEPT = 2
 _DRAFT = ".part"
+_BEGIN = "-begin"
 _NAME = re.compile(r"\d{4}-\d-[a-z]+(-\d{8})?")
 
 
@@ -70,6 +71,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "commit")
         self._pending: Future[None] | None = None
         self._last: str | None = None
+        self._damaged: list[Path] = []
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -119,22 +121,26 @@ class Checkpoints:
         if self._pending is not None and self._pending.done():
             self.wait()
 
-    def latest(self, setup: Setup, like: PhaseState, warn: Callable[[str], None]) -> Saved | None:
+    def latest(
+        self, setup: Setup, like: PhaseState, warn: Callable[[str], None], *, between_phases: bool = False
+    ) -> Saved | None:
         """The newest good checkpoint, or None when none was ever finished; `like` is any of the run's states.
 
-        Newer damaged ones are told to `warn` and removed. Raises `UserError` when there are only damaged ones, and
-        changes nothing then.
+        With `between_phases` those inside a phase are passed over. Newer damaged ones are told to `warn`; the next
+        `save` removes them. Raises `UserError` when there are only damaged ones.
         """
         damages = []
         for path in self._finished()[::-1]:
+            if between_phases and not path.name.endswith(_BEGIN):
+                continue
             try:
                 saved = self._restore(path, setup, like)
             except Damaged as error:
                 damages.append((path, str(error)))
                 continue
-            for bad, message in damages:
+            for _, message in damages:
                 warn(f"damaged checkpoint: {message}; going back to {path.name}")
-                shutil.rmtree(bad)
+            self._damaged = [bad for bad, _ in damages]
             self._last = path.name
             return saved
         if damages:
@@ -166,6 +172,8 @@ class Checkpoints:
         final, draft = self.folder / name, self.folder / (name + _DRAFT)
         try:
             self._orbax.wait_until_finished()
+            for path in self._damaged:
+                shutil.rmtree(path, ignore_errors=True)
             write_whole(draft / "metrics.jsonl", lines_of(saved.events))
             facts = {"phase": int(saved.point.state.phase), "stage": int(saved.point.stage), "done": saved.point.done}
             seal(draft, {**facts, "seconds": saved.seconds, "compilations": saved.compilations})
@@ -173,7 +181,7 @@ class Checkpoints:
             draft.rename(final)
             self._last = name
             for path in self._finished()[:-_KEPT]:
-                if not path.name.endswith("-begin"):
+                if not path.name.endswith(_BEGIN):
                     shutil.rmtree(path)
         except Exception as error:
             shutil.rmtree(draft, ignore_errors=True)

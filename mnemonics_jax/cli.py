@@ -1,4 +1,4 @@
-"""The command line: `mnemonics run | compare | report`."""
+"""The command line: `mnemonics run | compare | report | export`."""
 
 import argparse
 import dataclasses
@@ -18,6 +18,7 @@ from mnemonics_jax.config import PRESETS, Config, make_config
 from mnemonics_jax.console import Display, stdout
 from mnemonics_jax.errors import NumbersError, UserError
 from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
+from mnemonics_jax.export import export
 from mnemonics_jax.methods import METHODS, method_class
 from mnemonics_jax.report import comparison_table, run_table, write_report
 from mnemonics_jax.run import run
@@ -32,6 +33,7 @@ commands:
   run PRESET      one run; goes on where it stopped if its --out exists
   compare PRESET  methods × exemplar kinds × class orders, as a table and a plot
   report DIR      table and plot of finished runs, from their files alone
+  export RUN      a run's exemplars as pictures and .npz, and its model, for use elsewhere
 
 presets:
 {_PRESET_LINES}
@@ -66,7 +68,12 @@ def main(args: Sequence[str] | None = None) -> None:
     # Errors of Orbax come back as ours; absl would print each with its traceback first.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     words = list(sys.argv[1:] if args is None else args)
-    commands: dict[str, Callable[[list[str]], None]] = {"run": _run, "compare": _compare, "report": _report}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "run": _run,
+        "compare": _compare,
+        "report": _report,
+        "export": _export,
+    }
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE)
         sys.exit(0 if words else 2)
@@ -181,3 +188,18 @@ def _report(words: list[str]) -> None:
     rows = write_report(summaries, folder)
     stdout().print(run_table(summaries[0]) if len(summaries) == 1 else comparison_table(rows))
     print(f"plot: {folder / 'accuracy.png'}")
+
+
+def _export(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="mnemonics export",
+        description="Writes the exemplars and the model of RUN, as they are after its last finished phase: images/ (a "
+        "data set for --data.source folder), exemplars.npz (one for --data.source npz) and model/.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--to", type=Path, help="folder to write, which must not exist; RUN/export when not given")
+    asked = parser.parse_args(words)
+    to = asked.to or asked.run / "export"
+    with Display() as display:
+        export(asked.run, to, display.warn)
+    print(f"written: {', '.join(str(path) for path in sorted(to.iterdir()))}")

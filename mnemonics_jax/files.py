@@ -47,7 +47,7 @@ def unseal(folder: Path) -> dict[str, Any]:
         checksum = content.pop("checksum")
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror})") from error
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
         raise Damaged(f"{path} is damaged") from error
     if checksum != _checksum(content):
         raise Damaged(f"{path} is damaged")

@@ -41,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; choose another --out") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): choose another --out") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds {type(value).__name__} instead of an object: choose another --out")
@@ -55,7 +55,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             events.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return events
 
