@@ -46,7 +46,9 @@ class Display:
 
     def say(self, message: str) -> None:
         """One line."""
-        self._console.print(f"{self.title}: {message}" if self.title else message, highlight=False, soft_wrap=True)
+        line = f"{self.title}: {message}" if self.title else message
+        # Names of files may look like rich's markup.
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """One line, marked as a warning."""

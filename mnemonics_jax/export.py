@@ -1,6 +1,7 @@
 """A run's exemplars and model in forms that other programs read, and the model's way back."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -99,7 +100,7 @@ def folder_name(name: str) -> str:
 
     Names come from files, so "../x" must not lead anywhere, and two names must not meet in one folder.
     """
-    encoded = re.sub(r"[^\w +.,()-]", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), name)
+    encoded = re.sub(r"[^\w +.,()-]", lambda found: "".join(f"%{byte:02X}" for byte in os.fsencode(found[0])), name)
     return "%2E" + encoded[1:] if encoded.startswith(".") else encoded or "%"
 
 
