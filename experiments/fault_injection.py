@@ -32,7 +32,7 @@ from mnemonics_jax.state import initial_state, make_setup
 
 SETTINGS = (
     *("--train.epochs", "10", "--exemplars.outer-steps", "40", "--exemplars.adjust", "--exemplars.adjust-steps", "20"),
-    *("--save.every-steps", "32", "--save.every-outer-steps", "10"),
+    *("--save.every-steps", "32", "--save.every-outer-steps", "10", "--save.min-seconds", "0"),
 )
 COLUMNS = ("moment", "signal", "what it met", "exit", "saved and left after", "went on", "hashes equal")
 

@@ -29,20 +29,25 @@ class SaveConfig:
     """How often a run is saved inside a phase. No part of `Config`, since it changes no result."""
 
     every_steps: int = 1000
-    """Training steps between two checkpoints inside a phase."""
+    """Training steps after which a checkpoint is due inside a phase."""
     every_outer_steps: int = 25
-    """Outer steps of exemplar learning between two checkpoints."""
+    """Outer steps of exemplar learning after which one is due."""
+    min_seconds: float = 30.0
+    """Least time between two checkpoints: one that is due waits for it, so that fast steps are not slowed down."""
 
     def validate(self) -> None:
         """Raises `UserError` for a setting out of range."""
         for name in ("every_steps", "every_outer_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--save.{name.replace('_', '-')} {getattr(self, name)}: must be positive")
+        if not self.min_seconds >= 0:
+            raise UserError(f"--save.min-seconds {self.min_seconds}: must not be negative")
 
-    def due(self, done: int, point: Point) -> bool:
-        """Whether `point` is to be saved when the one before it in its stage had `done` steps done."""
+    def due(self, point: Point, last: Point, seconds: float) -> bool:
+        """Whether to save `point`, `last` having been saved `seconds` ago."""
+        done = last.done if last.stage is point.stage and last.state.phase == point.state.phase else 0
         every = self.every_steps if point.stage is Stage.TRAINING else self.every_outer_steps
-        return point.done // every > done // every
+        return point.done - done >= every and seconds >= self.min_seconds
 
 
 class Saved(NamedTuple):

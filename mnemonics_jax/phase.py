@@ -21,7 +21,7 @@ from mnemonics_jax.nets.classifier import Variables
 from mnemonics_jax.point import Point, Stage
 from mnemonics_jax.rng import Use, generator, stream_key
 from mnemonics_jax.state import PhaseState, Setup
-from mnemonics_jax.training import Context, Progress, all_finite, epoch_at, train
+from mnemonics_jax.training import ADVICE, Context, Progress, all_finite, epoch_at, train
 from mnemonics_jax.watch import Watch
 
 Keep = Callable[[Point], None]
@@ -165,7 +165,10 @@ def _calibrate(setup: Setup, state: PhaseState, variables: Variables, held: Int[
     logits[: len(held)] = embed(setup.net, setup.augmentation, variables, setup.train_store, held).logits
     labels[: len(held)], weights[: len(held)] = setup.sample_labels(state.memory)[held], 1
     classes = stream.masks(int(state.phase))
-    return jax.tree.map(np.asarray, _fit_bias(method, logits, labels, weights, classes, state.bias))
+    bias = jax.tree.map(np.asarray, _fit_bias(method, logits, labels, weights, classes, state.bias))
+    if not all_finite(bias):
+        raise NumbersError("calibration: the bias correction is not finite after its last step", ADVICE)
+    return bias
 
 
 def _choose(setup: Setup, state: PhaseState) -> Memory:

@@ -40,7 +40,8 @@ class _Keeper:
         self._config, self._checkpoints, self._journal = config, checkpoints, journal
         self._began, self._compiled = time.monotonic() - begin.seconds, compilations()
         self._least_compiled = begin.compilations
-        self._last, self._is_saved = begin, True
+        self._last = self._saved = begin
+        self._saved_at = time.monotonic()
         self._lock = threading.Lock()
 
     def facts(self) -> dict[str, Any]:
@@ -50,9 +51,7 @@ class _Keeper:
 
     def keep(self, point: Point) -> None:
         """Takes a point inside a phase; saves it when one is due."""
-        before = self._last.point
-        done = before.done if before.stage is point.stage else 0
-        self._take(point, self._config.due(done, point))
+        self._take(point, self._config.due(point, self._saved.point, time.monotonic() - self._saved_at))
 
     def phase_done(self, state: PhaseState) -> None:
         """Takes and saves the state that a phase has ended with."""
@@ -62,19 +61,23 @@ class _Keeper:
     def save_last(self) -> Path | None:
         """Saves the last point taken, if it is not yet, and waits until that is done; the newest checkpoint then."""
         with self._lock:
-            if not self._is_saved and all_finite(self._last.point):
-                self._checkpoints.save(self._last)
-                self._is_saved = True
+            if self._last is not self._saved:
+                self._save()
             self._checkpoints.wait()
             return self._checkpoints.last
 
     def _take(self, point: Point, save: bool) -> None:
         with self._lock:
             self._checkpoints.check()
-            self._last, self._is_saved = Saved(point, list(self._journal.events), **self.facts()), False
-            if save and all_finite(point):
-                self._checkpoints.save(self._last)
-                self._is_saved = True
+            self._last = Saved(point, list(self._journal.events), **self.facts())
+            if save:
+                self._save()
+
+    def _save(self) -> None:
+        # A last update may have spoilt what had finite losses; the next chunk tells.
+        if all_finite(self._last.point):
+            self._checkpoints.save(self._last)
+            self._saved, self._saved_at = self._last, time.monotonic()
 
 
 def run(config: Config, out: Path, display: Display, save: SaveConfig | None = None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mnemonics_jax.nets.heads import mask_logits
 from mnemonics_jax.nets.transfer import restrict_transfer
 from mnemonics_jax.rng import Key, Use, generator, stream_key
 
-_ADVICE = "try a smaller --train.learning-rate"
+ADVICE = "try a smaller --train.learning-rate"
 
 
 @dataclass(frozen=True)
@@ -186,12 +186,12 @@ def train(
         done = int(steps[active][-1]) + 1
         if not np.isfinite(losses).all():
             bad = int(steps[active][np.flatnonzero(~np.isfinite(losses))[0]])
-            raise NumbersError(f"the training loss is not finite at step {bad} of {total}", _ADVICE)
+            raise NumbersError(f"the training loss is not finite at step {bad} of {total}", ADVICE)
         report(Progress(done, total, epoch_at(done, per_epoch), float(losses.mean()), 100 * float(hits.mean())))
         keep(done, state)
     # The last update has no loss after it that would show what it did.
     if not all_finite(state.variables):
-        raise NumbersError(f"the model is not finite after step {total - 1} of {total}", _ADVICE)
+        raise NumbersError(f"the model is not finite after step {total - 1} of {total}", ADVICE)
     return state.variables
 
 

@@ -25,7 +25,7 @@ from mnemonics_jax.run import run
 class Telling(Display):
     def advance(self, done, **values):
         print(self._stage, done, flush=True)
-run(pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]), Telling(), SaveConfig(8, 3))
+run(pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]), Telling(), SaveConfig(8, 3, 0.0))
 """
 
 
@@ -74,7 +74,7 @@ def test_a_run_ended_by_a_signal_goes_on(config, expected, tmp_path, number, lin
     else:
         assert child.returncode == -number
     assert list((out / "checkpoints").iterdir())
-    run(config, out, Display(), SaveConfig(5, 2))
+    run(config, out, Display(), SaveConfig(5, 2, 0.0))
     assert result(out) == expected
 
 

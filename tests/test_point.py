@@ -1,6 +1,7 @@
 """A phase that goes on from any point of it ends with the same bits as one that ran through."""
 
 import itertools
+from typing import NamedTuple
 
 import jax
 import pytest
@@ -10,6 +11,12 @@ from mnemonics_jax.phase import run_phase
 from mnemonics_jax.point import Point, Stage
 from mnemonics_jax.state import initial_state
 from mnemonics_jax.watch import Silent
+
+
+class PhaseStateStub(NamedTuple):
+    """As much of a state as the question when to save asks for."""
+
+    phase: int
 
 
 class Events(Silent):
@@ -79,10 +86,20 @@ def ends(group):
     return [first, *rest[-1:]]
 
 
-def test_a_point_is_saved_when_its_step_reaches_a_multiple():
-    config = SaveConfig(every_steps=100, every_outer_steps=25)
-    trained = [Point(None, Stage.TRAINING, done, None) for done in range(16, 400, 16)]
-    saved = [b.done for a, b in itertools.pairwise([Point(None), *trained]) if config.due(a.done, b)]
-    assert saved == [112, 208, 304]
-    assert config.due(20, Point(None, Stage.EXEMPLARS, 30, None))
-    assert not config.due(30, Point(None, Stage.ADJUSTING_A, 40, None))
+def test_a_point_is_saved_after_enough_steps_and_enough_time():
+    config = SaveConfig(every_steps=100, every_outer_steps=25, min_seconds=5.0)
+    state = PhaseStateStub(2)
+
+    def due(stage, done, last, seconds=5.0):
+        return config.due(Point(state, stage, done, None), last, seconds)
+
+    begin = Point(state)
+    assert [done for done in range(16, 200, 16) if due(Stage.TRAINING, done, begin)] == [112, 128, 144, 160, 176, 192]
+    trained = Point(state, Stage.TRAINING, 112, None)
+    assert [done for done in range(128, 240, 16) if due(Stage.TRAINING, done, trained)] == [224]
+    assert not due(Stage.TRAINING, 224, trained, 4.9)
+    # Another stage, or the same stage of another phase, begins anew.
+    assert due(Stage.EXEMPLARS, 25, trained)
+    assert not due(Stage.EXEMPLARS, 24, trained)
+    assert due(Stage.ADJUSTING_A, 30, Point(state, Stage.EXEMPLARS, 30, None))
+    assert due(Stage.EXEMPLARS, 30, Point(PhaseStateStub(1), Stage.EXEMPLARS, 30, None))
