@@ -1,6 +1,5 @@
 """One phase of class-incremental learning as a function: `PhaseState` in, `PhaseState` out."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,14 +17,11 @@ from mnemonics_jax.inference import by_classifier, by_nearest_mean, class_means,
 from mnemonics_jax.methods import Bias, Classes, Method
 from mnemonics_jax.metrics import right_by_group
 from mnemonics_jax.nets.classifier import Variables
-from mnemonics_jax.point import Point, Stage
+from mnemonics_jax.point import Keep, Point, Stage
 from mnemonics_jax.rng import Use, generator, stream_key
 from mnemonics_jax.state import PhaseState, Setup
 from mnemonics_jax.training import ADVICE, Context, Progress, all_finite, epoch_at, train
 from mnemonics_jax.watch import Watch
-
-Keep = Callable[[Point], None]
-"""Is handed every point that a phase could go on from: after each chunk of a stage."""
 
 
 class _Samples(NamedTuple):

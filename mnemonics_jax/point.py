@@ -1,5 +1,6 @@
 """A point of a run from which it can go on: where a phase begins, or inside one of its stages."""
 
+from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
 from typing import NamedTuple
@@ -52,6 +53,10 @@ class Point(NamedTuple):
         if self.done:
             return f"from phase {phase}, {self.stage.title}, step {self.done}"
         return f"after phase {phase - 1}"
+
+
+Keep = Callable[[Point], None]
+"""Is handed every point that a phase could go on from: after each chunk of a stage."""
 
 
 def work_like(setup: Setup, state: PhaseState, stage: Stage, done: int) -> TrainState | LearnState | None:
