@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,11 +104,18 @@ class Checkpoints:
         Raises `UserError` when this or the checkpoint before it could not be written.
         """
         self.wait()
+        with suppress(Exception):
+            # Nothing, but for what a Ctrl-C inside this function has left.
+            self._orbax.wait_until_finished()
         name = saved.point.name
         draft = self.folder / (name + _DRAFT)
         try:
-            draft.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(draft, ignore_errors=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self._damaged:
+                _remove(path)
+            self._damaged = []
+            for path in self.folder.glob("*" + _DRAFT):
+                shutil.rmtree(path)
             draft.mkdir()
             self._orbax.save(draft / "arrays", _arrays(saved.point))
         # Orbax reports a full disk by ValueError, OSError and errors of JAX's own, by where it struck.
@@ -158,9 +166,9 @@ class Checkpoints:
 
     def _restore(self, path: Path, setup: Setup, like: PhaseState) -> Saved:
         facts = unseal(path)
-        stage, done = Stage(facts["stage"]), facts["done"]
-        target = {"state": like._asdict(), "work": work_like(setup, like, stage, done)}
         try:
+            stage, done = Stage(facts["stage"]), facts["done"]
+            target = {"state": like._asdict(), "work": work_like(setup, like, stage, done)}
             arrays = self._orbax.restore(path / "arrays", target)
         # Orbax has an error of its own for each thing amiss; the checksums are right, so it is of another version.
         except Exception as error:
@@ -177,17 +185,14 @@ class Checkpoints:
         final, draft = self.folder / name, self.folder / (name + _DRAFT)
         try:
             self._orbax.wait_until_finished()
-            for path in self._damaged:
-                shutil.rmtree(path, ignore_errors=True)
             write_whole(draft / "metrics.jsonl", lines_of(saved.events))
             facts = {"phase": int(saved.point.state.phase), "stage": int(saved.point.stage), "done": saved.point.done}
             seal(draft, {**facts, "seconds": saved.seconds, "compilations": saved.compilations})
-            shutil.rmtree(final, ignore_errors=True)
             draft.rename(final)
             self._last = name
             for path in self._finished()[:-_KEPT]:
                 if not path.name.endswith(_BEGIN):
-                    shutil.rmtree(path)
+                    _remove(path)
         except Exception as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise self._failed(name, error) from error
@@ -198,6 +203,13 @@ class Checkpoints:
             f"checkpoint {self.folder / name} could not be written ({error}); {intact}: make room if the disk is full "
             "and give the same command again"
         )
+
+
+def _remove(checkpoint: Path) -> None:
+    """Takes the name away first, so that what a crash leaves of it counts as never finished, not as damaged."""
+    draft = checkpoint.with_name(checkpoint.name + _DRAFT)
+    checkpoint.rename(draft)
+    shutil.rmtree(draft)
 
 
 def _arrays(point: Point) -> dict[str, Any]:
