@@ -4,10 +4,10 @@
 
 For each moment a run of its own is started, ended by the signal, and started again until it finishes. Compared are the
 hashes of the last state (parameters, exemplars, everything carried), of summary.json and of metrics.jsonl, less
-`seconds` and `compilations`, which belong to processes. Moments are drawn at random from the time that a run takes,
-less its start; half of them then wait for something to be under way (a checkpoint being written, exemplars being
-learned) and strike a few random milliseconds later. Prints a table, also as table.md in --out; exits with 1 if a hash
-differs.
+`seconds` and `compilations`, which belong to processes. A moment is a random delay after a random one of the lines of
+metrics.jsonl, so that it does not depend on how busy the machine is; half of the moments then wait for something to be
+under way (a checkpoint being written, exemplars being learned) and strike a few random milliseconds later. Prints a
+table, also as table.md in --out; exits with 1 if a hash differs.
 """
 
 import argparse
@@ -72,13 +72,17 @@ def learning(out: Path) -> bool:
     return bool(names) and "-0-" not in names[-1]
 
 
-def strike(
-    out: Path, kill: signal.Signals, moment: float, ready: Callable[[Path], bool], delay: float
-) -> dict[str, str]:
-    """Runs in `out`, sends the signal after `moment` and `delay` seconds after `ready`, and runs on to the end."""
+def lines(out: Path) -> int:
+    """Lines of metrics.jsonl."""
+    path = out / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def strike(out: Path, kill: signal.Signals, line: int, ready: Callable[[Path], bool], delay: float) -> dict[str, str]:
+    """Runs in `out`, sends the signal `delay` seconds after `line` was written and `ready`, and runs on to the end."""
     shutil.rmtree(out, ignore_errors=True)
     began, child = time.monotonic(), start(out)
-    while child.poll() is None and not (time.monotonic() > began + moment and ready(out)):
+    while child.poll() is None and not (lines(out) >= line and ready(out)):
         time.sleep(0.0005)
     ready_at = time.monotonic()
     while child.poll() is None and time.monotonic() < ready_at + delay:
@@ -114,27 +118,22 @@ def main() -> None:
     asked = parser.parse_args()
     shutil.rmtree(asked.out, ignore_errors=True)
     whole = asked.out / "whole"
-    for _ in range(2):
-        # The first run fills the compilation cache, so that the second takes as long as the others will.
-        shutil.rmtree(whole, ignore_errors=True)
-        began = time.monotonic()
-        if start(whole).wait():
-            raise SystemExit("the unharmed run failed")
-        seconds = time.monotonic() - began
-    expected, rng = hashes(whole), random.Random(asked.seed)
-    print(f"unharmed run: {seconds:.1f} s, hashes {' '.join(expected)}")
+    if start(whole).wait():
+        raise SystemExit("the unharmed run failed")
+    total, expected, rng = lines(whole), hashes(whole), random.Random(asked.seed)
+    print(f"unharmed run: {total} lines, hashes {' '.join(expected)}")
     rows, failed = [COLUMNS, ("---",) * len(COLUMNS)], 0
     for number in range(asked.kills + asked.terms):
         kill = signal.SIGKILL if number < asked.kills else signal.SIGTERM
         ready, delay = (
-            (lambda out: True, 0.0),
+            (lambda out: True, rng.uniform(0, 0.3)),
             (writing, rng.uniform(0, 0.04)),
-            (lambda out: True, 0.0),
+            (lambda out: True, rng.uniform(0, 0.3)),
             (lambda out: learning(out) and not writing(out), rng.uniform(0, 0.2)),
         )[number % 4]
         out = asked.out / "struck"
-        # The first quarter is spent on imports; what waits for something must leave time for it to come.
-        row = strike(out, kill, rng.uniform(0.25, 0.9) * seconds, ready, delay)
+        # What waits for something must leave time for it to come.
+        row = strike(out, kill, rng.randrange(total - 3), ready, delay)
         same = hashes(out) == expected
         if kill == signal.SIGTERM and int(row["exit"]) not in (0, STOPPED, -signal.SIGTERM):
             same = False
