@@ -1,12 +1,10 @@
-"""Checkpoints that were damaged, could not be written, or were never finished; and the lock of a run's folder."""
+"""Checkpoints that were damaged, could not be written, or were never finished."""
 
 import json
 import os
 import re
 import resource
 import shutil
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import jax
@@ -17,7 +15,7 @@ from mnemonics_jax import run as runs
 from mnemonics_jax.checkpoint import Checkpoints, SaveConfig, Saved
 from mnemonics_jax.console import Display
 from mnemonics_jax.errors import UserError
-from mnemonics_jax.files import Damaged, locked, seal, unseal
+from mnemonics_jax.files import Damaged, unseal
 from mnemonics_jax.point import Point
 from mnemonics_jax.run import run
 from mnemonics_jax.state import initial_state, make_setup
@@ -270,28 +268,6 @@ def test_a_write_that_fails_in_the_background_is_not_listed(config, tmp_path):
         assert checkpoints.last.name == "0000-0-begin"
 
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from mnemonics_jax.files import locked
-with locked(Path(sys.argv[1])):
-    print("locked", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_second_run_is_refused_until_the_first_is_dead(config, tmp_path, copy):
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(copy)], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(UserError, match=f"--out {copy} is in use by process {holder.pid} on "):
-            run(config, copy, Display(), OFTEN)
-        holder.kill()
-    # The file of the dead process is still there, and no obstacle.
-    assert str(holder.pid) in (copy / "lock").read_text()
-    with locked(copy):
-        assert f"process {os.getpid()} on" in (copy / "lock").read_text()
-
-
 def test_what_is_saved_is_finite(config, tmp_path, monkeypatch):
     points = []
 
@@ -307,14 +283,3 @@ def test_what_is_saved_is_finite(config, tmp_path, monkeypatch):
         run(config, tmp_path, Display(), OFTEN)
     assert points
     assert names(tmp_path) == ["0000-0-training-00000008"]
-
-
-def test_seals_hold_folders_of_any_shape(tmp_path):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "c").write_bytes(b"123")
-    (tmp_path / "d").write_bytes(b"")
-    seal(tmp_path, {"x": 1})
-    assert unseal(tmp_path) == {"x": 1}
-    (tmp_path / "d").write_bytes(b"1")
-    with pytest.raises(Damaged, match="d has 1 bytes instead of 0"):
-        unseal(tmp_path)

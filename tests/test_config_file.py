@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from mnemonics_jax import cli
 from mnemonics_jax.config import PRESETS, make_config
 from mnemonics_jax.config_file import read_config
 from mnemonics_jax.errors import UserError
@@ -89,3 +90,46 @@ def test_bad_files_are_explained(tmp_path, content, message):
         read_config(path)
     assert str(caught.value).startswith(str(path))
     assert message in str(caught.value)
+
+
+DIGITS = json.loads(json.dumps(make_config("digits", "lwf", "random").to_dict()))
+# What stands as config.json in the --out of a run, and what is said of it.
+REFUSED = {
+    "zero bytes": (b"", "is not valid JSON"),
+    "cut": (json.dumps(DIGITS).encode()[:200], "is not valid JSON"),
+    "no text": (b"\xff\xfe\xff", "is not valid JSON"),
+    "very deep": (b"[" * 200_000, "is not valid JSON"),
+    "a list": (b"[]", "holds list instead of an object"),
+    "null": (b"null", "holds NoneType instead of an object"),
+    "unknown key": (json.dumps({**DIGITS, "extra": 1}).encode(), "extra: 1 there, None asked for"),
+    "wrong type": (
+        json.dumps({**DIGITS, "train": {**DIGITS["train"], "epochs": "30"}}).encode(),
+        "train.epochs: '30' there, 30 asked for",
+    ),
+    "a part that is text": (json.dumps({**DIGITS, "data": "x"}).encode(), "data: 'x' there"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_configs_that_are_refused(tmp_path, capsys, case):
+    content, message = REFUSED[case]
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["run", "digits", "--method", "lwf", "--exemplars", "random", "--out", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said.startswith("mnemonics: ")
+    assert str(tmp_path) in said
+    assert message in said
+    assert "Traceback" not in said
+    assert (tmp_path / "config.json").read_bytes() == content
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "lock"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_damaged_summary_is_named_by_the_report(tmp_path, capsys, content):
+    (tmp_path / "summary.json").write_bytes(content)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["report", str(tmp_path)])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"mnemonics: {tmp_path / 'summary.json'} ")

@@ -1,7 +1,8 @@
 """Files from elsewhere, by way of the command line: each case is handled, or refused in one line that names the file.
 
-The two tables below are the cases tried. What is handled stands in one folder, on which a run goes through; what is
-refused is refused before anything is trained or written, without a traceback.
+The tables below are the cases tried; those of config.json are in test_config_file.py. What is handled stands in one
+folder, on which a run goes through; what is refused is refused before anything is trained or written, without a
+traceback.
 """
 
 import json
@@ -15,7 +16,6 @@ import pytest
 from PIL import Image
 
 from mnemonics_jax import cli
-from mnemonics_jax.config import make_config
 from mnemonics_jax.data import npz as npz_source
 
 SETTINGS = (
@@ -273,40 +273,3 @@ def test_an_npz_beyond_memory_is_refused_unread(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(np, "load", None)
     said = refused(capsys, run("npz", tmp_path / "data.npz", tmp_path / "out"), "data.npz")
     assert "more than the 1,000 bytes of this machine's memory" in said
-
-
-DIGITS = json.loads(json.dumps(make_config("digits", "lwf", "random").to_dict()))
-# What stands as config.json in --out, and what is said of it.
-REFUSED_CONFIGS = {
-    "zero bytes": (b"", "is not valid JSON"),
-    "cut": (json.dumps(DIGITS).encode()[:200], "is not valid JSON"),
-    "no text": (b"\xff\xfe\xff", "is not valid JSON"),
-    "very deep": (b"[" * 200_000, "is not valid JSON"),
-    "a list": (b"[]", "holds list instead of an object"),
-    "null": (b"null", "holds NoneType instead of an object"),
-    "unknown key": (json.dumps({**DIGITS, "extra": 1}).encode(), "extra: 1 there, None asked for"),
-    "wrong type": (
-        json.dumps({**DIGITS, "train": {**DIGITS["train"], "epochs": "30"}}).encode(),
-        "train.epochs: '30' there, 30 asked for",
-    ),
-    "a part that is text": (json.dumps({**DIGITS, "data": "x"}).encode(), "data: 'x' there"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED_CONFIGS)
-def test_configs_that_are_refused(tmp_path, capsys, case):
-    content, message = REFUSED_CONFIGS[case]
-    (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["run", "digits", "--method", "lwf", "--exemplars", "random", "--out", str(tmp_path)])
-    assert message in refused(capsys, caught.value.code, str(tmp_path))
-    assert (tmp_path / "config.json").read_bytes() == content
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "lock"}
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
-def test_a_damaged_summary_is_named_by_the_report(tmp_path, capsys, content):
-    (tmp_path / "summary.json").write_bytes(content)
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["report", str(tmp_path)])
-    refused(capsys, caught.value.code, str(tmp_path / "summary.json"))
