@@ -87,7 +87,8 @@ def strike(out: Path, kill: signal.Signals, line: int, ready: Callable[[Path], b
     ready_at = time.monotonic()
     while child.poll() is None and time.monotonic() < ready_at + delay:
         time.sleep(0.0005)
-    what = "a checkpoint being written" if writing(out) else "exemplar learning" if learning(out) else "training"
+    what = "exemplar learning" if learning(out) else "training"
+    what += ", a checkpoint being written" if writing(out) else ""
     child.send_signal(kill)
     sent = time.monotonic()
     child.communicate()
