@@ -4,8 +4,8 @@
 
 Five ways of saving take turns, so that a machine that slows down slows all of them: not at all, as by default (on
 a run this short after each phase), also inside phases when so many seconds have passed, and after every chunk. Prints
-medians, the share of the wall time that each adds to not saving (paired by round), and the share that the main thread
-spends in `save` (the rest is work that the background takes from it).
+medians of wall and processor time, what each way adds to not saving (paired by round; processor time hardly depends on
+what else the machine does), and the share of the wall time that the main thread spends in `save`.
 """
 
 import argparse
@@ -55,6 +55,7 @@ def main() -> None:
 
     config, folder = make_config("digits"), Path(tempfile.mkdtemp())
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    cpu: dict[str, list[float]] = {name: [] for name in WAYS}
     blocked: dict[str, list[float]] = {name: [] for name in WAYS}
     counts = {}
     try:
@@ -63,21 +64,27 @@ def main() -> None:
             for name, way in WAYS.items():
                 spent, saved = 0.0, 0
                 Checkpoints.save = (lambda self, point: None) if name == "no checkpoints" else timed
-                began = time.perf_counter()
+                began, worked = time.perf_counter(), time.process_time()
                 run(config, folder / f"{number} {name}", Quiet(), way)
                 if number:
                     seconds[name].append(time.perf_counter() - began)
+                    cpu[name].append(time.process_time() - worked)
                     blocked[name].append(spent)
                     counts[name] = saved
     finally:
         shutil.rmtree(folder)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {rounds} rounds")
-    print("| | checkpoints | seconds | added | in the main thread |\n|---|---|---|---|---|")
-    for name, times in seconds.items():
-        added = statistics.median(a / b - 1 for a, b in zip(times, seconds["no checkpoints"], strict=True))
-        share = statistics.median(a / b for a, b in zip(blocked[name], times, strict=True))
-        spread = f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
-        print(f"| {name} | {counts[name]} | {spread} | {added:+.1%} | {share:.1%} |")
+    print("| | checkpoints | seconds | added | processor seconds | added | in the main thread |")
+    print("|---|---|---|---|---|---|---|")
+    for name in WAYS:
+        share = statistics.median(a / b for a, b in zip(blocked[name], seconds[name], strict=True))
+        wall, work = (_cells(times[name], times["no checkpoints"]) for times in (seconds, cpu))
+        print(f"| {name} | {counts[name]} | {wall} | {work} | {share:.1%} |")
+
+
+def _cells(times: list[float], without: list[float]) -> str:
+    added = statistics.median(a / b - 1 for a, b in zip(times, without, strict=True))
+    return f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f}) | {added:+.1%}"
 
 
 if __name__ == "__main__":
