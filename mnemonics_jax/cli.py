@@ -1,7 +1,8 @@
-"""The command line: `mnemonics run | compare | report`."""
+"""The command line: `mnemonics run | compare | report | export`."""
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
+from mnemonics_jax.checkpoint import SaveConfig
 from mnemonics_jax.compare import compare, find_summaries
 from mnemonics_jax.compilations import use_persistent_cache
 from mnemonics_jax.config import PRESETS, Config, make_config
@@ -17,6 +19,7 @@ from mnemonics_jax.console import Display, stdout
 from mnemonics_jax.distributed import Cluster, connect, is_first
 from mnemonics_jax.errors import NumbersError, UserError
 from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
+from mnemonics_jax.export import export
 from mnemonics_jax.methods import METHODS, method_class
 from mnemonics_jax.report import comparison_table, run_table, write_report
 from mnemonics_jax.run import run
@@ -31,6 +34,7 @@ commands:
   run PRESET      one run; goes on where it stopped if its --out exists
   compare PRESET  methods × exemplar kinds × class orders, as a table and a plot
   report DIR      table and plot of finished runs, from their files alone
+  export RUN      a run's exemplars as pictures and .npz, and its model, for use elsewhere
 
 presets:
 {_PRESET_LINES}
@@ -45,6 +49,7 @@ class _Run:
     out: Path | None = None
     """Folder of the run: settings, metrics, checkpoints, summary. Default: a name made of the settings, in runs/."""
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Cluster)
+    save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +59,23 @@ class _Compare:
     """How many class orders every arm runs on, with the seeds 0 .. seeds-1."""
     out: Path = Path("runs/compare")
     """Folder of the comparison; each run gets a folder in it."""
+    save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of the `mnemonics` command. Exit status: 0, 2 for a user's mistake, 3 for numbers gone wrong."""
+    """Entry point of the `mnemonics` command. Exit status: 0, 2 for a user's mistake, 3 for numbers gone wrong.
+
+    A run that SIGTERM ends after saving exits with 75, one that Ctrl-C ends with 130.
+    """
+    # Errors of Orbax come back as ours; absl would print each with its traceback first.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     words = list(sys.argv[1:] if args is None else args)
-    commands: dict[str, Callable[[list[str]], None]] = {"run": _run, "compare": _compare, "report": _report}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "run": _run,
+        "compare": _compare,
+        "report": _report,
+        "export": _export,
+    }
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE)
         sys.exit(0 if words else 2)
@@ -72,7 +88,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except NumbersError as error:
         _fail(str(error), 3)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on after the last finished phase", 130)
+        _fail("interrupted; the same command goes on from the last checkpoint", 130)
 
 
 def _fail(message: str, status: int) -> None:
@@ -116,7 +132,7 @@ def _run(words: list[str]) -> None:
     use_persistent_cache()
     connect(parsed.cluster)
     with Display(quiet=not is_first()) as display:
-        summary = run(config, parsed.out or Path("runs") / name, display)
+        summary = run(config, parsed.out or Path("runs") / name, display, parsed.save)
     if is_first():
         stdout().print(run_table(summary))
 
@@ -153,7 +169,7 @@ def _compare(words: list[str]) -> None:
 
     use_persistent_cache()
     with Display() as display:
-        summaries = compare(make, methods, kinds, parsed.seeds, parsed.out, display)
+        summaries = compare(make, methods, kinds, parsed.seeds, parsed.out, display, parsed.save)
     stdout().print(comparison_table(write_report(summaries, parsed.out)))
     print(f"plot: {parsed.out / 'accuracy.png'}")
 
@@ -176,3 +192,18 @@ def _report(words: list[str]) -> None:
     rows = write_report(summaries, folder)
     stdout().print(run_table(summaries[0]) if len(summaries) == 1 else comparison_table(rows))
     print(f"plot: {folder / 'accuracy.png'}")
+
+
+def _export(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="mnemonics export",
+        description="Writes the exemplars and the model of RUN, as they are after its last finished phase: images/ (a "
+        "data set for --data.source folder), exemplars.npz (one for --data.source npz) and model/.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--to", type=Path, help="folder to write, which must not exist; RUN/export when not given")
+    asked = parser.parse_args(words)
+    to = asked.to or asked.run / "export"
+    with Display() as display:
+        export(asked.run, to, display.warn)
+    print(f"written: {', '.join(str(path) for path in sorted(to.iterdir()))}")

@@ -1,7 +1,6 @@
 """Many runs side by side: every method with every exemplar kind on the same class orders, and what they add up to."""
 
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mnemonics_jax.checkpoint import SaveConfig
 from mnemonics_jax.config import Config
 from mnemonics_jax.console import Display
 from mnemonics_jax.errors import UserError
 from mnemonics_jax.exemplars import EXEMPLARS
+from mnemonics_jax.journal import read_json
 from mnemonics_jax.methods import METHODS
 from mnemonics_jax.run import run
 
@@ -45,6 +46,7 @@ def compare(
     seeds: int,
     out: Path,
     display: Display,
+    save: SaveConfig | None = None,
 ) -> list[Summary]:
     """Runs every arm for seeds 0 .. seeds-1, each in a folder of its own below `out`; returns the summaries.
 
@@ -67,7 +69,7 @@ def compare(
         method, kind = arm
         name = f"{method}-{kind}" if METHODS[method].uses_memory else method
         display.title = f"[{done + 1}/{total}] {name} seed {seed}"
-        summaries.append(run(configs[arm][seed], out / f"{name}-seed{seed}", display))
+        summaries.append(run(configs[arm][seed], out / f"{name}-seed{seed}", display, save))
     display.title = ""
     return summaries
 
@@ -79,7 +81,7 @@ def find_summaries(folder: Path) -> list[Summary]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name one that a run or a comparison has written")
-    summaries = [json.loads(path.read_text()) for path in sorted(folder.rglob("summary.json"))]
+    summaries = [read_json(path) for path in sorted(folder.rglob("summary.json"))]
     if not summaries:
         raise UserError(f"{folder} holds no finished run (no summary.json): let `mnemonics run` or `compare` end first")
     return summaries

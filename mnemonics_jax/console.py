@@ -36,13 +36,19 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leaves the terminal as it was."""
         if self._bar:
             self._bar.stop()
             self._bar = None
 
     def say(self, message: str) -> None:
         """One line."""
-        self._console.print(f"{self.title}: {message}" if self.title else message, highlight=False, soft_wrap=True)
+        line = f"{self.title}: {message}" if self.title else message
+        # Names of files may look like rich's markup.
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """One line, marked as a warning."""

@@ -12,7 +12,14 @@ class UserError(Exception):
 
 
 class NumbersError(Exception):
-    """A loss or gradient that is not finite. The message names stage and step; the run adds phase and checkpoint."""
+    """A loss or gradient that is not finite. The message names stage and step; the run adds phase and checkpoint.
+
+    `advice` says what to change.
+    """
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:

@@ -1,24 +1,26 @@
 """One phase of class-incremental learning as a function: `PhaseState` in, `PhaseState` out."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
+from mnemonics_jax.errors import NumbersError
 from mnemonics_jax.exemplars import memory as memories
 from mnemonics_jax.exemplars.inner import Models, draw_batches, fit_model
-from mnemonics_jax.exemplars.learning import Samples, Task, group_tasks, half_tasks, new_task, put_back, solve
+from mnemonics_jax.exemplars.learning import Samples, Task, group_tasks, half_tasks, new_task, part_of, put_back, solve
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.inference import by_classifier, by_nearest_mean, class_means, embed, exemplar_means
 from mnemonics_jax.methods import Bias, Classes, Method
 from mnemonics_jax.metrics import right_by_group
 from mnemonics_jax.nets.classifier import Variables
+from mnemonics_jax.point import Keep, Point, Stage
 from mnemonics_jax.rng import Use, generator, stream_key
 from mnemonics_jax.state import PhaseState, Setup
-from mnemonics_jax.training import Context, Progress, train
+from mnemonics_jax.training import ADVICE, Context, Progress, all_finite, epoch_at, train
 from mnemonics_jax.watch import Watch
 
 
@@ -29,19 +31,25 @@ class _Samples(NamedTuple):
     held: Int[np.ndarray, "sample"]
 
 
-def run_phase(setup: Setup, state: PhaseState, watch: Watch) -> PhaseState:
+def run_phase(setup: Setup, point: PhaseState | Point, watch: Watch, keep: Keep = lambda point: None) -> PhaseState:
     """Trains Θ_i, makes the new classes' exemplars, fits Θ_i^E to all exemplars and evaluates both models.
 
-    Raises `NumbersError` when a loss or gradient is not finite; `state` is then as it was.
+    `point` is the state that the phase before ended with, or a point inside the phase that `keep` was handed: the
+    result is the same bit for bit. Raises `NumbersError` when a loss or gradient is not finite.
     """
-    setup.train_store.hold(state.memory.images)
-    samples = _split(setup, state)
-    variables = _train_model(setup, state, samples.train, watch)
-    bias = _calibrate(setup, state, variables, samples.held)
-    state = state._replace(variables=variables, previous=state.variables, bias=bias)
+    point = point if isinstance(point, Point) else Point(point)
+    state = point.state
+    if point.stage is Stage.TRAINING:
+        setup.train_store.hold(state.memory.images)
+        samples = _split(setup, state)
+        variables = _train_model(setup, point, samples.train, watch, keep)
+        bias = _calibrate(setup, state, variables, samples.held)
+        state = state._replace(variables=variables, previous=state.variables, bias=bias)
+        if setup.config.method.uses_memory:
+            state = state._replace(memory=_choose(setup, state))
+        point = Point(state, Stage.EXEMPLARS)
     if setup.config.method.uses_memory:
-        state = state._replace(memory=_choose(setup, state))
-        state = _learn(setup, state, watch)
+        state = _learn(setup, point, watch, keep)
         setup.train_store.hold(state.memory.images)
     phase = int(state.phase)
     state = state._replace(right=_with_row(state.right, phase, _evaluate(setup, state, state.variables, state.bias)))
@@ -80,16 +88,18 @@ def _held_amount(method: Method, exemplars: int) -> int:
     return max(1, round(method.holdout * exemplars)) if method.holdout and exemplars else 0
 
 
-def _train_model(setup: Setup, state: PhaseState, indices: Int[np.ndarray, "sample"], watch: Watch) -> Variables:
-    config, stream, phase = setup.config, setup.stream, int(state.phase)
+def _train_model(setup: Setup, point: Point, indices: Int[np.ndarray, "sample"], watch: Watch, keep: Keep) -> Variables:
+    config, stream, state = setup.config, setup.stream, point.state
+    phase = int(state.phase)
     classes = stream.masks(phase)
     start = state.variables
-    if config.method.imprints:
+    if config.method.imprints and not point.done:
         fresh = stream.train_indices(phase)
         features = embed(setup.net, setup.augmentation, start, setup.train_store, fresh).features
         means = class_means(features, stream.train_labels[fresh], stream.num_classes)
         start = start._replace(params=_prepare(config.method, start.params, means, classes))
-    epochs_logged = 0
+    per_epoch = -(-len(indices) // config.train.batch_size)
+    epochs_logged = epoch_at(point.done, per_epoch)
 
     def report(progress: Progress) -> None:
         nonlocal epochs_logged
@@ -99,8 +109,7 @@ def _train_model(setup: Setup, state: PhaseState, indices: Int[np.ndarray, "samp
             epochs_logged = progress.epoch
             watch.event("train", phase, step=progress.done, **values)
 
-    steps = config.train.epochs * -(-len(indices) // config.train.batch_size)
-    watch.stage(phase, "training", steps)
+    watch.stage(phase, Stage.TRAINING.title, config.train.epochs * per_epoch)
     trained = train(
         setup.train_program,
         config.train,
@@ -112,8 +121,14 @@ def _train_model(setup: Setup, state: PhaseState, indices: Int[np.ndarray, "samp
         state.key,
         phase,
         report,
+        begun=_begun(point),
+        keep=lambda done, work: keep(point._replace(done=done, work=work)),
     )
     return jax.tree.map(np.asarray, trained)
+
+
+def _begun(point: Point) -> tuple[int, Any] | None:
+    return (point.done, point.work) if point.done else None
 
 
 @partial(jax.jit, static_argnums=0)
@@ -146,7 +161,10 @@ def _calibrate(setup: Setup, state: PhaseState, variables: Variables, held: Int[
     logits[: len(held)] = embed(setup.net, setup.augmentation, variables, setup.train_store, held).logits
     labels[: len(held)], weights[: len(held)] = setup.sample_labels(state.memory)[held], 1
     classes = stream.masks(int(state.phase))
-    return jax.tree.map(np.asarray, _fit_bias(method, logits, labels, weights, classes, state.bias))
+    bias = jax.tree.map(np.asarray, _fit_bias(method, logits, labels, weights, classes, state.bias))
+    if not all_finite(bias):
+        raise NumbersError("calibration: the bias correction is not finite after its last step", ADVICE)
+    return bias
 
 
 def _choose(setup: Setup, state: PhaseState) -> Memory:
@@ -172,69 +190,66 @@ def _choose(setup: Setup, state: PhaseState) -> Memory:
     )
 
 
-def _learn(setup: Setup, state: PhaseState, watch: Watch) -> PhaseState:
+def _learn(setup: Setup, point: Point, watch: Watch, keep: Keep) -> PhaseState:
     """The state with the new classes' exemplars learned, then the old ones adjusted, where the kind does so."""
-    settings, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
-    if not isinstance(settings, Mnemonics):
+    state = point.state
+    if not isinstance(setup.config.exemplars, Mnemonics):
         return state
+    for stage, part, task, data in _tasks(setup, state):
+        if (stage, part) < (point.stage, point.part):
+            continue
+        begin = point if (stage, part) == (point.stage, point.part) else Point(state, stage, part=part)
+        memory, log_rates = _solve(setup, begin, task, data, watch, keep)
+        # The step sizes stay those that were learned on real data.
+        log_rates = log_rates if stage is Stage.EXEMPLARS else state.log_rates
+        state = state._replace(memory=put_back(state.memory, task, memory), log_rates=log_rates)
+    return state
+
+
+def _tasks(setup: Setup, state: PhaseState) -> list[tuple[Stage, int, Task, Int[np.ndarray, "sample"]]]:
+    """A phase's bilevel problems in their order: (stage, part of it, problem, samples of its outer loss)."""
+    settings, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
     new = stream.new_classes(phase)
-    if setup.group_classes is not None:
-        return _learn_groups(setup, state, setup.group_classes, watch)
     labels = setup.sample_labels(state.memory)
     slots = setup.first_slot + state.memory.slots()
     data = np.concatenate([stream.train_indices(phase), slots[labels[slots] < new.start]])
-    task = new_task(settings, state.memory, new)
-    memory, log_rates = _solve(setup, state, "exemplars", task, state.memory, data, 0, watch)
-    state = state._replace(memory=memory, log_rates=log_rates)
+    if setup.group_classes is not None:
+        groups = group_tasks(settings, state.memory, new, setup.group_classes)
+        return [(Stage.EXEMPLARS, i, task, data[task.seen[labels[data]]]) for i, task in enumerate(groups)]
+    tasks = [(Stage.EXEMPLARS, 0, new_task(settings, state.memory, new), data)]
     if settings.adjust:
-        for index, (task, other) in enumerate(half_tasks(settings, memory, range(new.start)), start=1):
-            others = setup.first_slot + np.flatnonzero(other)
-            # The step sizes stay those that were learned on real data.
-            memory = _solve(setup, state, "adjusting", task, state.memory, others, index, watch)[0]
-            state = state._replace(memory=memory)
-    return state
-
-
-def _learn_groups(setup: Setup, state: PhaseState, size: int, watch: Watch) -> PhaseState:
-    """The state with the new classes' exemplars learned group by group, each group on its own classes' data."""
-    settings, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
-    new, labels = stream.new_classes(phase), setup.sample_labels(state.memory)
-    slots = setup.first_slot + state.memory.slots()
-    data = np.concatenate([stream.train_indices(phase), slots[labels[slots] < new.start]])
-    for index in range(-(-len(new) // size)):
-        # The later groups see what the earlier ones have learned.
-        task, part = group_tasks(settings, state.memory, new, size)[index]
-        part, log_rates = _solve(setup, state, "exemplars", task, part, data[task.seen[labels[data]]], index, watch)
-        state = state._replace(memory=put_back(state.memory, task, part), log_rates=log_rates)
-    return state
+        halves = half_tasks(settings, state.memory, range(new.start))
+        for stage, (task, other) in zip((Stage.ADJUSTING_A, Stage.ADJUSTING_B), halves, strict=False):
+            tasks.append((stage, 0, task, setup.first_slot + np.flatnonzero(other)))
+    return tasks
 
 
 def _solve(
-    setup: Setup,
-    state: PhaseState,
-    name: str,
-    task: Task,
-    part: Memory,
-    data: Int[np.ndarray, "sample"],
-    index: int,
-    watch: Watch,
+    setup: Setup, point: Point, task: Task, data: Int[np.ndarray, "sample"], watch: Watch, keep: Keep
 ) -> tuple[Memory, Float[np.ndarray, "steps"]]:
-    """The part of the memory that a task is about and logarithms of the inner step sizes, solved and told of."""
+    """The task's part of the memory and logarithms of the inner step sizes, solved, and what that did told."""
+    state, name = point.state, point.stage.title
     setup.train_store.hold(state.memory.images)
     phase = int(state.phase)
     watch.stage(phase, name, task.steps)
-    memory, log_rates, learned = solve(
-        setup.inner_program,
-        _models(state),
-        part,
-        state.log_rates,
-        task,
-        Samples(setup.train_store, data, setup.sample_labels(state.memory)),
-        state.key,
-        phase,
-        index,
-        lambda done, loss: watch.advance(done, loss=loss),
-    )
+    try:
+        memory, log_rates, learned = solve(
+            setup.inner_program,
+            _models(state),
+            # A later group sees what the earlier ones have learned.
+            part_of(state.memory, task),
+            state.log_rates,
+            task,
+            Samples(setup.train_store, data, setup.sample_labels(state.memory)),
+            state.key,
+            phase,
+            point.stage - Stage.EXEMPLARS + point.part,
+            lambda done, loss: watch.advance(done, loss=loss),
+            begun=_begun(point),
+            keep=lambda done, work: keep(point._replace(done=done, work=work)),
+        )
+    except NumbersError as error:
+        raise NumbersError(f"{name}: {error}", error.advice) from error
     watch.event(name, phase, **learned._asdict())
     if task.steps and not learned.outer_loss_after < learned.outer_loss_before:
         watch.warn(
@@ -253,7 +268,7 @@ def _exemplar_model(setup: Setup, state: PhaseState) -> Variables:
     """Θ_i^E."""
     settings, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
     images = state.memory.images.reshape(-1, *state.memory.images.shape[2:])
-    return fit_model(
+    fitted = fit_model(
         setup.inner_program,
         _models(state),
         images,
@@ -263,6 +278,10 @@ def _exemplar_model(setup: Setup, state: PhaseState) -> Variables:
         np.exp(state.log_rates),
         stream_key(state.key, phase, Use.FIT),
     )
+    if not all_finite(fitted):
+        what = f"fitting the exemplars: the model is not finite after inner step {settings.unroll_length}"
+        raise NumbersError(what, "try a smaller --exemplars.inner-learning-rate")
+    return fitted
 
 
 def _evaluate(setup: Setup, state: PhaseState, variables: Variables, bias: Bias) -> Int32[np.ndarray, "groups"]:

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from mnemonics_jax.compare import Summary, comparison, group_arms
-from mnemonics_jax.journal import write_json
+from mnemonics_jax.files import write_json
 from mnemonics_jax.plots import accuracy_curves
 
 
@@ -43,7 +44,7 @@ def run_table(summary: Summary) -> Table:
     """One run, phase by phase: accuracy over all classes seen, of Θ_i^E too, and of each phase's own classes."""
     kind = f" with {summary['exemplars']} exemplars" if summary["exemplars"] else ""
     table = Table(
-        title=f"{summary['method']}{kind} on {summary['dataset']}, seed {summary['seed']}",
+        title=Text(f"{summary['method']}{kind} on {summary['dataset']}, seed {summary['seed']}"),
         caption=f"average accuracy {summary['average_accuracy']:.2f} %, last {summary['last_accuracy']:.2f} %, "
         f"forgetting {summary['forgetting']:.2f} points; memory {summary['memory_bytes']:,} bytes "
         f"({summary['memory_dtype']}); {summary['seconds']:.0f} s on {summary['backend']}, "

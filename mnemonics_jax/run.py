@@ -1,22 +1,27 @@
 """A whole run: the loop over phases, with its files, its checkpoints and its way back after an interruption."""
 
-import json
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from mnemonics_jax.checkpoint import Checkpoints
+from mnemonics_jax.checkpoint import Checkpoints, SaveConfig, Saved
 from mnemonics_jax.compilations import compilations
 from mnemonics_jax.config import Config, flatten
 from mnemonics_jax.console import Display
-from mnemonics_jax.distributed import agree, is_first
+from mnemonics_jax.distributed import agree, first_tells, is_first
 from mnemonics_jax.errors import NumbersError, UserError
-from mnemonics_jax.journal import Journal, Unwritten, claim_folder, read_metrics, write_json
+from mnemonics_jax.files import locked, write_json
+from mnemonics_jax.interrupt import on_sigterm
+from mnemonics_jax.journal import Journal, Unwritten, cannot_write, claim_folder, read_json
 from mnemonics_jax.metrics import accuracies
 from mnemonics_jax.phase import run_phase
+from mnemonics_jax.point import Point
 from mnemonics_jax.state import PhaseState, Setup, initial_state, make_setup
+from mnemonics_jax.training import all_finite
 
 
 class _RunWatch:
@@ -30,48 +35,102 @@ class _RunWatch:
         self._journal.write({"event": name, "phase": phase, **values})
 
 
-def run(config: Config, out: Path, display: Display) -> dict[str, Any]:
-    """Runs `config` in the folder `out`, going on after the last finished phase if there is one; returns the summary.
+class _Keeper:
+    """Decides which points are saved. Another thread may call `save_last` at any time."""
 
-    Raises `UserError` before any training for what cannot work, `NumbersError` when numbers go wrong.
+    def __init__(self, config: SaveConfig, checkpoints: Checkpoints, journal: Journal, begin: Saved) -> None:
+        self._config, self._checkpoints, self._journal = config, checkpoints, journal
+        self._began, self._compiled = time.monotonic() - begin.seconds, compilations()
+        self._least_compiled = begin.compilations
+        self._last = self._saved = begin
+        self._saved_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def facts(self) -> dict[str, Any]:
+        """What the phase in hand has cost so far."""
+        compiled = max(self._least_compiled, compilations() - self._compiled)
+        return {"seconds": round(time.monotonic() - self._began, 3), "compilations": compiled}
+
+    def keep(self, point: Point) -> None:
+        """Takes a point inside a phase; saves it when one is due."""
+        self._take(point, self._config.due(point, self._saved.point, time.monotonic() - self._saved_at))
+
+    def phase_done(self, state: PhaseState) -> None:
+        """Takes and saves the state that a phase has ended with."""
+        self._began = time.monotonic()
+        self._take(Point(state), True)
+
+    def save_last(self) -> Path | None:
+        """Saves the last point taken, if it is not yet, and waits until that is done; the newest checkpoint then."""
+        with self._lock:
+            if self._last is not self._saved:
+                self._save()
+            self._checkpoints.wait()
+            return self._checkpoints.last
+
+    def _take(self, point: Point, save: bool) -> None:
+        with self._lock:
+            self._checkpoints.check()
+            self._last = Saved(point, list(self._journal.events), **self.facts())
+            if save:
+                self._save()
+
+    def _save(self) -> None:
+        # A last update may have spoilt what had finite losses; the next chunk tells.
+        if all_finite(self._last.point):
+            self._checkpoints.save(self._last)
+            self._saved, self._saved_at = self._last, time.monotonic()
+
+
+def run(config: Config, out: Path, display: Display, save: SaveConfig | None = None) -> dict[str, Any]:
+    """Runs `config` in the folder `out`, going on from its last checkpoint if there is one; returns the summary.
+
+    Raises `UserError` before any training for what cannot work, and when a file cannot be written; `NumbersError` when
+    numbers go wrong. SIGTERM saves and ends the process, as `on_sigterm` tells.
     """
-    began, compiled = time.monotonic(), compilations()
-    setup = _common_setup(config, out)
-    if (out / "summary.json").exists():
-        display.say(f"{out} is finished; this is its summary")
-        return json.loads((out / "summary.json").read_text())
-    if setup.group_classes is not None:
-        display.say(f"exemplars are learned in groups of {setup.group_classes} classes (--exemplars.group-classes)")
-    with Checkpoints(out / "checkpoints") as checkpoints:
-        state = initial_state(setup)
-        if (finished := checkpoints.latest()) is not None:
-            state = checkpoints.restore(finished, state)
-            display.say(f"going on after phase {finished} of {out}")
-        journal = Journal(out, int(state.phase)) if is_first() else Unwritten()
-        watch = _RunWatch(display, journal)
-        try:
-            for phase in range(int(state.phase), setup.stream.num_phases):
-                state = _checked_phase(setup, state, watch, checkpoints)
-                facts = {"seconds": round(time.monotonic() - began, 3), "compilations": compilations() - compiled}
-                began = time.monotonic()
-                event = {"event": "phase", "phase": phase, **_phase_results(setup, state, phase), **facts}
-                journal.write(event)
-                checkpoints.save(state)
-                display.phase_done(event)
-        finally:
-            journal.close()
-    if is_first():
-        write_json(out / "summary.json", summarise(setup, state, read_metrics(out / "metrics.jsonl")))
-    agree({})
-    return json.loads((out / "summary.json").read_text())
+    save = save or SaveConfig()
+    with ExitStack() as held:
+        setup = _common_setup(config, out, save, held)
+        if (summary := _finished(out, display)) is not None:
+            return summary
+        if setup.group_classes is not None:
+            display.say(f"exemplars are learned in groups of {setup.group_classes} classes (--exemplars.group-classes)")
+        checkpoints = held.enter_context(Checkpoints(out / "checkpoints", writes=is_first()))
+        begin = _begin(setup, checkpoints, display)
+        if begin.point.done or begin.point.state.phase:
+            display.say(f"going on {begin.point.describe()} of {out}")
+        journal = Journal(out, begin.events) if is_first() else Unwritten()
+        keeper = _Keeper(save, checkpoints, journal, begin)
+
+        def leave() -> str:
+            display.stop()
+            saved = keeper.save_last()
+            return f"stopped by SIGTERM; the same command goes on from {saved.name if saved else 'the start'}"
+
+        with on_sigterm(leave):
+            try:
+                state = _phases(setup, begin.point, _RunWatch(display, journal), keeper, journal, display)
+            except KeyboardInterrupt:
+                keeper.save_last()
+                raise
+            finally:
+                journal.close()
+            checkpoints.wait()
+        if is_first():
+            with cannot_write(out / "summary.json"):
+                write_json(out / "summary.json", summarise(setup, state, journal.events))
+        agree({})
+        return read_json(out / "summary.json")
 
 
-def _common_setup(config: Config, out: Path) -> Setup:
-    """The run's setup, once every process has one of the same configuration and process 0 has claimed the folder."""
+def _common_setup(config: Config, out: Path, save: SaveConfig, held: ExitStack) -> Setup:
+    """The run's setup, once every process has one of the same configuration and process 0 holds the folder."""
     problem, setup = "", None
     try:
+        save.validate()
         setup = make_setup(config)
         if is_first():
+            held.enter_context(locked(out))
             claim_folder(out, config)
     except UserError as error:
         problem = str(error)
@@ -79,20 +138,56 @@ def _common_setup(config: Config, out: Path) -> Setup:
     return setup
 
 
-def _checked_phase(setup: Setup, state: PhaseState, watch: _RunWatch, checkpoints: Checkpoints) -> PhaseState:
+def _begin(setup: Setup, checkpoints: Checkpoints, display: Display) -> Saved:
+    """Where every process goes on: at the newest checkpoint that process 0 finds good, or at the start."""
+    start = initial_state(setup)
+    begin, problem = None, ""
     try:
-        return run_phase(setup, state, watch)
-    except NumbersError as error:
-        last = checkpoints.latest()
-        where = (
-            "there is no checkpoint yet"
-            if last is None
-            else f"the last good checkpoint is {checkpoints.folder / str(last)}"
-        )
-        raise NumbersError(
-            f"phase {int(state.phase)}: {error}; {where}. Try a smaller --train.learning-rate, "
-            "--exemplars.inner-learning-rate or --exemplars.outer-learning-rate"
-        ) from error
+        if is_first():
+            begin = checkpoints.latest(setup, start, display.warn)
+    except UserError as error:
+        problem = str(error)
+    agree({}, problem)
+    name = first_tells(begin.point.name if begin else "")
+    if not name:
+        return Saved(Point(start), [], 0.0, 0)
+    try:
+        begin = begin or checkpoints.named(name, setup, start)
+    except UserError as error:
+        problem = str(error)
+    agree({}, problem)
+    return begin
+
+
+def _finished(out: Path, display: Display) -> dict[str, Any] | None:
+    path = out / "summary.json"
+    try:
+        summary = read_json(path) if path.exists() else None
+    except UserError:
+        display.warn(f"{path} is damaged; it is made anew from the last checkpoint")
+        return None
+    if summary:
+        display.say(f"{out} is finished; this is its summary")
+    return summary
+
+
+def _phases(
+    setup: Setup, point: Point, watch: _RunWatch, keeper: _Keeper, journal: Journal, display: Display
+) -> PhaseState:
+    """The state after the last phase."""
+    for phase in range(int(point.state.phase), setup.stream.num_phases):
+        try:
+            state = run_phase(setup, point, watch, keeper.keep)
+        except NumbersError as error:
+            last = keeper.save_last()
+            where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+            raise NumbersError(f"phase {phase}: {error}; {where}; {error.advice}", error.advice) from error
+        event = {"event": "phase", "phase": phase, **_phase_results(setup, state, phase), **keeper.facts()}
+        journal.write(event)
+        keeper.phase_done(state)
+        display.phase_done(event)
+        point = Point(state)
+    return point.state
 
 
 def _phase_results(setup: Setup, state: PhaseState, phase: int) -> dict[str, Any]:

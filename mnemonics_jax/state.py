@@ -107,6 +107,11 @@ def make_setup(config: Config) -> Setup:
         devices.check("--exemplars.outer-batch", config.exemplars.outer_batch)
         capacity = config.exemplars.capacity(stream.sizes[0])
         group_classes = group_size(config.exemplars, net, stream.num_classes, capacity, dataset.image_shape)
+        if group_classes is not None and config.exemplars.adjust:
+            raise UserError(
+                f"--exemplars.adjust needs all exemplars in one program, and the device holds those of {group_classes} "
+                "classes at a time: leave it out, or keep fewer exemplars (--exemplars.per-class)"
+            )
     return Setup(
         config=config,
         stream=stream,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from mnemonics_jax.nets.classifier import Classifier, Outputs, Variables, apply,
 from mnemonics_jax.nets.heads import mask_logits
 from mnemonics_jax.nets.transfer import restrict_transfer
 from mnemonics_jax.rng import Key, Use, stream_key
+
+ADVICE = "try a smaller --train.learning-rate"
 
 
 @dataclass(frozen=True)
@@ -153,21 +155,26 @@ def train(
     key: Key,
     phase: int,
     report: Callable[[Progress], None],
+    *,
+    begun: tuple[int, TrainState] | None = None,
+    keep: Callable[[int, TrainState], None] = lambda done, state: None,
 ) -> Variables:
     """Θ_i, trained from `variables` on the samples `indices` (into `store`), `labels[index]` being their classes.
 
-    Raises `NumbersError` within one chunk of a loss that is not finite.
+    `keep` is handed (steps done, state) after each chunk; training that starts from such a pair as `begun` ends with
+    the same bits. Raises `NumbersError` within one chunk of a loss that is not finite.
     """
     per_epoch = -(-len(indices) // config.batch_size)
     total = config.epochs * per_epoch
     passed = np.arange(total)[:, None] >= np.round(np.asarray(config.milestones) * total)
     rates = (config.learning_rate * config.decay ** passed.sum(axis=1)).astype(np.float32)
+    done, state = begun or (0, begin_training(program, variables))
     order = Order(indices, key, phase, config.batch_size, total)
     augment_key = stream_key(key, phase, Use.AUGMENT)
-    images = store.chunks(order, 0, config.chunk_steps, augment_key)
-    state, context = program.devices.put_whole((TrainState(variables, _init(program, variables.params)), context))
+    images = store.chunks(order, done, config.chunk_steps, augment_key)
+    state, context = program.devices.put_whole((state, context))
 
-    for start in range(0, total, config.chunk_steps):
+    for start in range(done, total, config.chunk_steps):
         steps = np.arange(start, start + config.chunk_steps)
         active = steps < total
         index = order.chunk(start, config.chunk_steps)
@@ -183,14 +190,27 @@ def train(
         done = int(steps[active][-1]) + 1
         if not np.isfinite(losses).all():
             bad = int(steps[active][np.flatnonzero(~np.isfinite(losses))[0]])
-            raise NumbersError(f"the training loss is not finite at step {bad} of {total}")
-        report(Progress(done, total, (done - 1) // per_epoch + 1, float(losses.mean()), 100 * float(hits.mean())))
+            raise NumbersError(f"the training loss is not finite at step {bad} of {total}", ADVICE)
+        report(Progress(done, total, epoch_at(done, per_epoch), float(losses.mean()), 100 * float(hits.mean())))
+        keep(done, state)
     # The last update has no loss after it that would show what it did.
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)):
-        raise NumbersError(f"the model is not finite after step {total - 1} of {total}")
+    if not all_finite(state.variables):
+        raise NumbersError(f"the model is not finite after step {total - 1} of {total}", ADVICE)
     return state.variables
 
 
+def all_finite(tree: Any) -> bool:
+    """Whether no float of a pytree is NaN or infinite."""
+    leaves = (np.asarray(leaf) for leaf in jax.tree.leaves(tree))
+    return all(np.isfinite(leaf).all() for leaf in leaves if np.issubdtype(leaf.dtype, np.floating))
+
+
+def epoch_at(done: int, per_epoch: int) -> int:
+    """The epoch, counted from 1, that the last of `done` steps belongs to; 0 before the first."""
+    return -(-done // per_epoch)
+
+
 @partial(jax.jit, static_argnames="program")
-def _init(program: TrainProgram, params: dict) -> optax.OptState:
-    return program.optimizer().init(params)
+def begin_training(program: TrainProgram, variables: Variables) -> TrainState:
+    """The state before the first step."""
+    return TrainState(variables, program.optimizer().init(variables.params))

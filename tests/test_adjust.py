@@ -45,8 +45,8 @@ def adjusted(tiny):
     calls, chunks = [], []
     solve, learn_chunk = phases.solve, learning.learn_chunk
 
-    def spy(program, models, kept, log_rates, task, *rest):
-        solved = solve(program, models, kept, log_rates, task, *rest)
+    def spy(program, models, kept, log_rates, task, *rest, **named):
+        solved = solve(program, models, kept, log_rates, task, *rest, **named)
         calls.append((kept, task, solved[0]))
         return solved
 

@@ -54,6 +54,9 @@ def refused(capsys, *words):
         (("digits", "--data.source", "foldr"), "unknown data source 'foldr': did you mean 'folder'"),
         (("digits", "--net.name", "resnet"), "unknown network 'resnet': did you mean 'resnet32'"),
         (("digits", "--net.widths", "0"), "widths .0"),
+        (("digits", "--save.every-steps", "0"), "--save.every-steps 0: must be positive"),
+        (("digits", "--save.every-outer-steps", "-5"), "--save.every-outer-steps -5: must be positive"),
+        (("digits", "--save.min-seconds", "nan"), "--save.min-seconds nan: must not be negative"),
         (("images",), "--data.path"),
         (("npz",), "--data.path"),
         (("images", "--data.path", "/no/such/folder"), "/no/such/folder does not exist"),
@@ -173,15 +176,16 @@ def test_numbers_gone_wrong_have_a_status_of_their_own(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--help",), ("run PRESET", "compare PRESET", "report DIR", "digits", "lucir")),
+        (("--help",), ("run PRESET", "compare PRESET", "report DIR", "export RUN", "digits", "lucir")),
         (("run", "--help"), ("digits", "images")),
         (
             ("run", "digits", "--help"),
-            ("--exemplars.unroll-length", "--exemplars.outer-steps", "--train.epochs", "--out"),
+            ("--exemplars.unroll-length", "--exemplars.outer-steps", "--train.epochs", "--out", "--save.every-steps"),
         ),
         (("run", "digits", "--method", "bic", "--help"), ("--method.holdout",)),
         (("compare", "digits", "--help"), ("--seeds", "--exemplars.unroll-length", "--phases", "--methods")),
         (("report", "--help"), ("DIR",)),
+        (("export", "--help"), ("RUN", "--to", "exemplars.npz")),
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -89,26 +90,49 @@ def test_only_process_0_writes(whole):
     assert len(list((out / "tensorboard").iterdir())) == 1
 
 
-def test_a_killed_process_and_its_peer_go_on_to_the_same_summary(whole, tmp_path):
-    out, port = tmp_path / "run", free_port()
-    children = [start(out, number, port) for number in (0, 1)]
+OFTEN = ("--save.every-steps", "1", "--save.min-seconds", "0")
+
+
+def strike(out, act):
+    """Starts both processes, saving often, and does `act` to them once there is a checkpoint inside a phase."""
+    port = free_port()
+    children = [start(out, number, port, *OFTEN) for number in (0, 1)]
     try:
         end = time.monotonic() + 240
-        while not (out / "checkpoints" / "0").exists():
+        while not any(re.search(r"-training-\d+-\d+$", path.name) for path in (out / "checkpoints").glob("*")):
             assert time.monotonic() < end
             assert all(child.poll() is None for child in children), [child.communicate() for child in children]
             time.sleep(0.02)
-        children[1].send_signal(signal.SIGKILL)
+        act(children)
     finally:
         # What is left of a job that lost a process is ended by whoever started it.
         for child in children:
             child.kill()
             child.communicate()
     assert not (out / "summary.json").exists()
+
+
+def goes_on(out, whole):
     statuses, _, errors = both(out)
     assert statuses == [0, 0], errors
-    assert "going on after phase 0" in errors[0]
+    assert "going on from phase" in errors[0]
     assert summary(out) == summary(whole[0])
+
+
+def test_a_killed_process_and_its_peer_go_on_to_the_same_summary(whole, tmp_path):
+    strike(tmp_path, lambda children: children[1].send_signal(signal.SIGKILL))
+    goes_on(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_processes_told_to_end_go_on_to_the_same_summary(whole, tmp_path):
+    def end(children):
+        for child in children:
+            child.send_signal(signal.SIGTERM)
+        assert [child.wait(10) for child in children] == [75, 75]
+
+    strike(tmp_path, end)
+    goes_on(tmp_path, whole)
 
 
 @pytest.mark.slow

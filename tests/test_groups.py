@@ -10,7 +10,7 @@ import pytest
 from mnemonics_jax import nets
 from mnemonics_jax.errors import UserError
 from mnemonics_jax.exemplars import groups
-from mnemonics_jax.exemplars.learning import group_tasks, put_back
+from mnemonics_jax.exemplars.learning import group_tasks, part_of, put_back
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.phase import run_phase
@@ -30,7 +30,8 @@ def memory(seen, classes=12):
 def test_every_new_class_is_learned_once_beside_others(new, size):
     kept = memory(new.stop)
     learned = []
-    for task, part in group_tasks(SETTINGS, kept, new, size):
+    for task in group_tasks(SETTINGS, kept, new, size):
+        part = part_of(kept, task)
         assert len(task.positions) == size
         rows = part.counts > 0
         window = task.positions[rows]
@@ -45,7 +46,8 @@ def test_every_new_class_is_learned_once_beside_others(new, size):
 
 def test_only_what_was_learned_is_put_back():
     kept = memory(8)
-    ((task, part),) = group_tasks(SETTINGS, kept, range(6, 8), 4)
+    (task,) = group_tasks(SETTINGS, kept, range(6, 8), 4)
+    part = part_of(kept, task)
     after = put_back(kept, task, part._replace(images=part.images ^ 255))
     changed = (after.images != kept.images).any((1, 2, 3, 4))
     np.testing.assert_array_equal(np.flatnonzero(changed), [6, 7])

@@ -124,7 +124,7 @@ def test_bic_holds_out_a_balanced_set_and_never_trains_on_it(tiny, monkeypatch):
     setup = tiny.setup("bic", "random", train={"epochs": 1})
     trained, measured = [], []
     train, embed = phases.train, phases.embed
-    monkeypatch.setattr(phases, "train", lambda *args: trained.append(args[5]) or train(*args))
+    monkeypatch.setattr(phases, "train", lambda *args, **named: trained.append(args[5]) or train(*args, **named))
     monkeypatch.setattr(phases, "embed", lambda *args: measured.append(args) or embed(*args))
     state = run_phases(setup, 1)[0]
     assert len(trained[0]) == len(setup.stream.train_indices(0)), "the base phase holds nothing out"

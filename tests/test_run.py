@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import signal
 import struct
 import subprocess
@@ -20,6 +21,7 @@ from mnemonics_jax.console import Display
 from mnemonics_jax.errors import NumbersError, UserError
 from mnemonics_jax.run import run
 from mnemonics_jax.state import initial_state, make_setup
+from mnemonics_jax.training import all_finite
 
 SUMMARY_KEYS = {
     "dataset",
@@ -39,7 +41,7 @@ SUMMARY_KEYS = {
     "backend",
 }
 
-# A process that kills itself after phase 2 is in the metrics, but before its checkpoint is on disk.
+# A process that kills itself when phase `last` is in the metrics, but before its checkpoint is on disk.
 CHILD = """
 import os, pickle, signal, sys
 from pathlib import Path
@@ -48,10 +50,11 @@ from mnemonics_jax.console import Display
 from mnemonics_jax.run import run
 config, out, last = pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]), int(sys.argv[3])
 save = Checkpoints.save
-def save_or_die(self, state):
-    if int(state.phase) - 1 == last:
+def save_or_die(self, saved):
+    if int(saved.point.state.phase) - 1 == last:
+        self.wait()
         os.kill(os.getpid(), signal.SIGKILL)
-    save(self, state)
+    save(self, saved)
 Checkpoints.save = save_or_die
 run(config, out, Display())
 """
@@ -61,9 +64,16 @@ def without(summary, *keys):
     return {key: value for key, value in summary.items() if key not in keys}
 
 
-def final_state(config, out):
+def latest(config, out):
+    setup = make_setup(config)
     with Checkpoints(out / "checkpoints") as checkpoints:
-        return checkpoints.restore(checkpoints.latest(), initial_state(make_setup(config)))
+        return checkpoints.latest(setup, initial_state(setup), pytest.fail)
+
+
+def final_state(config, out):
+    point = latest(config, out).point
+    assert point.name == "0006-0-begin"
+    return point.state
 
 
 def assert_same_arrays(one, other):
@@ -105,6 +115,7 @@ def test_a_run_writes_its_files(config, whole):
     out, summary = whole
     assert {path.name for path in out.iterdir()} == {
         "config.json",
+        "lock",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",
@@ -193,14 +204,14 @@ def test_a_killed_run_ends_like_the_uninterrupted_one(config, whole, tmp_path):
 
 def test_another_configuration_is_refused_with_what_differs(tiny, whole):
     other = tiny.config("icarl", "mnemonics", train={"epochs": 3}, exemplars={"outer_steps": 7})
-    before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.name != "lock"}
     with pytest.raises(UserError) as caught:
         run(other, whole[0], Display())
     message = str(caught.value)
     assert "train.epochs: 2 there, 3 asked for" in message
     assert "exemplars.outer_steps: 6 there, 7 asked for" in message
     assert "batch_size" not in message
-    assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.name != "lock"} == before
 
 
 def test_the_seed_decides_everything(tiny, config, whole, tmp_path):
@@ -222,17 +233,26 @@ def test_numbers_gone_wrong_stop_the_run(tiny, tmp_path):
 def test_numbers_gone_wrong_name_the_last_good_checkpoint(tiny, tmp_path, monkeypatch, stage):
     train, solve = phases.train, phases.solve
 
-    def diverging_train(program, settings, *rest):
-        return train(program, dataclasses.replace(settings, learning_rate=1e20) if rest[-2] == 2 else settings, *rest)
+    def diverging_train(program, settings, *rest, **named):
+        spoilt = dataclasses.replace(settings, learning_rate=1e20)
+        return train(program, spoilt if rest[-2] == 2 else settings, *rest, **named)
 
-    def diverging_solve(program, models, *rest):
+    def diverging_solve(program, models, *rest, **named):
         current = jax.tree.map(lambda leaf: np.float32(np.nan) * leaf, models.current)
         spoilt = models._replace(current=current)
-        return solve(program, spoilt if rest[-3] == 2 else models, *rest)
+        return solve(program, spoilt if rest[-3] == 2 else models, *rest, **named)
 
     monkeypatch.setattr(phases, *{"train": ("train", diverging_train), "exemplars": ("solve", diverging_solve)}[stage])
     config = tiny.config("lwf", "mnemonics", train={"epochs": 2})
-    with pytest.raises(NumbersError, match=r"phase 2: .*step \d+.*last good checkpoint is .*checkpoints/1\."):
+    named = {"train": r"the training loss .*--train", "exemplars": r"exemplars: the outer loss .*--exemplars"}[stage]
+    with pytest.raises(NumbersError, match=r"phase 2: .*step \d+ of .*last good checkpoint is .*/000") as caught:
         run(config, tmp_path, Display())
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.latest() == 1
+    assert re.search(named, str(caught.value))
+    saved = latest(config, tmp_path)
+    assert str(tmp_path / "checkpoints" / saved.point.name) in str(caught.value)
+    assert int(saved.point.state.phase) == 2
+    assert all_finite(saved.point)
+    # Going on ends at the same place with the same message, and keeps the same checkpoint.
+    with pytest.raises(NumbersError) as again:
+        run(config, tmp_path, Display())
+    assert str(again.value) == str(caught.value)

@@ -11,6 +11,7 @@ from mnemonics_jax.data.dataset import Dataset, Images, make_dataset, take_class
 from mnemonics_jax.errors import UserError
 
 REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def load_npz(config: DataConfig) -> Dataset:
@@ -47,6 +48,13 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         if not zipfile.is_zipfile(path):
             raise UserError(f"{path} is not an .npz file: write it with numpy.savez or numpy.savez_compressed")
+        # A compressed file of a few megabytes can hold a thousand times its size in zeros.
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+        if size > _MEMORY:
+            raise UserError(
+                f"{path} unpacks to {size:,} bytes, more than the {_MEMORY:,} bytes of this machine's memory"
+            )
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in REQUIRED if key not in file.files]
             if missing:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Bool, Float, Int, Int32, Shaped
+from jaxtyping import Array, Bool, Float, Int, Int32, Shaped
 
 from mnemonics_jax.data.batches import Store, balanced
 from mnemonics_jax.errors import NumbersError
@@ -16,6 +16,8 @@ from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.outer import Learnable, OuterBatches, OuterProblem, learn_chunk, optimizer, outer_losses
 from mnemonics_jax.rng import Key, Use, generator, stream_key
+
+_ADVICE = "try a smaller --exemplars.inner-learning-rate, --exemplars.outer-learning-rate or --exemplars.outer-clip"
 
 
 class Learned(NamedTuple):
@@ -33,6 +35,14 @@ class Learned(NamedTuple):
     """Outer steps whose meta-gradient was clipped."""
     inner_rates: list[float]
     """Size of each inner step."""
+
+
+class LearnState(NamedTuple):
+    """What outer steps change; `norms` are those of the meta-gradients so far, zero for steps to come."""
+
+    learnable: Learnable
+    opt_state: optax.OptState
+    norms: Float[Array | np.ndarray, "outer_steps"]
 
 
 class Samples(NamedTuple):
@@ -69,11 +79,15 @@ def solve(
     phase: int,
     index: int,
     report: Callable[[int, float], None],
+    *,
+    begun: tuple[int, LearnState] | None = None,
+    keep: Callable[[int, LearnState], None] = lambda done, state: None,
 ) -> tuple[Memory, Float[np.ndarray, "steps"], Learned]:
     """The memory with the task's slots learned, all other slots unchanged, and the logarithms of the inner step sizes.
 
     `index` tells the tasks of a phase apart, so that each has random streams of its own. `report` is told (steps done,
-    mean outer loss) after each chunk. Raises `NumbersError` within one chunk of a loss or meta-gradient that is not
+    mean outer loss) after each chunk, and `keep` is handed (steps done, state): learning that starts from such a pair
+    as `begun` ends with the same bits. Raises `NumbersError` within one chunk of a loss or meta-gradient that is not
     finite.
     """
     settings: Mnemonics = program.settings
@@ -81,17 +95,16 @@ def solve(
     labels = np.repeat(task.positions, memory.images.shape[1])
     start = _as_pixels(memory.images)
     devices = samples.store.devices
-    learnable = devices.put_whole(Learnable(start, log_rates))
     low, high = np.clip(start - task.cap, 0, 1), np.clip(start + task.cap, 0, 1)
     problem = devices.put_whole(OuterProblem(models, labels, learned, task.seen, low, high))
     rates = cosine_decay(settings.outer_learning_rate, task.steps)
     probe = _batches(settings, task, samples, rates, generator(key, phase, Use.PROBE, index))(0)
     probe_key = stream_key(key, phase, Use.PROBE, index)
-    before = outer_losses(program, problem, learnable, probe, probe_key)
-    batches_at = _batches(settings, task, samples, rates, generator(key, phase, Use.OUTER, index))
-    opt_state = devices.put_whole(_init(settings.outer_clip, Learnable(start, log_rates)))
-    norms = np.zeros(0, np.float32)
-    for first in range(0, task.steps, settings.outer_chunk):
+    before = outer_losses(program, problem, devices.put_whole(Learnable(start, log_rates)), probe, probe_key)
+    done, (learnable, opt_state, norms) = begun or (0, begin_learning(settings, memory, log_rates, task.steps))
+    learnable, opt_state = devices.put_whole((learnable, opt_state))
+    batches_at = _batches(settings, task, samples, rates, generator(key, phase, Use.OUTER, index), done)
+    for first in range(done, task.steps, settings.outer_chunk):
         batches = batches_at(first)
         learnable, opt_state, log = learn_chunk(
             program, problem, learnable, opt_state, batches, stream_key(key, phase, Use.INNER, index)
@@ -99,9 +112,13 @@ def solve(
         losses, norm = (np.asarray(values)[batches.active] for values in log)
         if not np.isfinite(losses + norm).all():
             bad = first + int(np.flatnonzero(~np.isfinite(losses + norm))[0])
-            raise NumbersError(f"the outer loss or its meta-gradient is not finite at outer step {bad}")
-        norms = np.append(norms, norm)
-        report(first + len(losses), float(losses.mean()))
+            raise NumbersError(
+                f"the outer loss or its meta-gradient is not finite at outer step {bad} of {task.steps}", _ADVICE
+            )
+        done = first + len(losses)
+        norms = np.concatenate([norms[:first], norm, norms[done:]])
+        report(done, float(losses.mean()))
+        keep(done, LearnState(learnable, opt_state, norms))
     stored = _as_stored(np.asarray(learnable.pixels), memory, learned)
     log_rates = np.asarray(learnable.log_rates)
     final = devices.put_whole(Learnable(_as_pixels(stored.images), log_rates))
@@ -127,8 +144,8 @@ def new_task(settings: Mnemonics, memory: Memory, new: range) -> Task:
     return Task(position, memory.used, learned, position < new.stop, settings.change_cap, settings.outer_steps)
 
 
-def group_tasks(settings: Mnemonics, memory: Memory, new: range, size: int) -> list[tuple[Task, Memory]]:
-    """The new classes in groups, each a problem of its own over `size` classes: (task, its part of the memory).
+def group_tasks(settings: Mnemonics, memory: Memory, new: range, size: int) -> list[Task]:
+    """The new classes in groups, each a problem of its own over `size` classes.
 
     A group that new classes do not fill is filled with the classes that came before it, which take part but are not
     learned; rows that remain (in the first phase) are empty. So one program serves all groups of all phases.
@@ -138,16 +155,21 @@ def group_tasks(settings: Mnemonics, memory: Memory, new: range, size: int) -> l
         stop = min(start + size, new.stop)
         window = np.arange(max(stop - size, 0), stop, dtype=np.int32)
         rows = np.append(window, np.zeros(size - len(window), np.int32))
-        filled = np.arange(size) < len(window)
-        part = Memory(memory.images[rows], np.where(filled, memory.counts[rows], 0).astype(np.int32))
+        used = memory.used[rows] & (np.arange(size) < len(window))[:, None]
         seen = np.isin(np.arange(len(memory.counts)), window)
-        learned = part.used & (rows >= start)[:, None]
-        tasks.append((Task(rows, part.used, learned, seen, settings.change_cap, settings.outer_steps), part))
+        learned = used & (rows >= start)[:, None]
+        tasks.append(Task(rows, used, learned, seen, settings.change_cap, settings.outer_steps))
     return tasks
 
 
+def part_of(memory: Memory, task: Task) -> Memory:
+    """The rows of the memory that a task is about; those that only fill it up hold nothing."""
+    counts = np.where(task.inner.any(axis=1), memory.counts[task.positions], 0)
+    return Memory(memory.images[task.positions], counts.astype(np.int32))
+
+
 def put_back(memory: Memory, task: Task, part: Memory) -> Memory:
-    """The memory with what a group has learned taken from `part`."""
+    """The memory with what a task has learned taken from its `part`."""
     images, learned = memory.images.copy(), task.learned.any(axis=1)
     images[task.positions[learned]] = part.images[learned]
     return memory._replace(images=images)
@@ -189,22 +211,41 @@ def _as_stored(pixels: Float[np.ndarray, "slots ..."], memory: Memory, learned: 
     return memory._replace(images=images.reshape(memory.images.shape))
 
 
+def begin_learning(
+    settings: Mnemonics, memory: Memory, log_rates: Float[np.ndarray, "steps"], outer_steps: int
+) -> LearnState:
+    """The state before the first outer step of a task."""
+    learnable = Learnable(_as_pixels(memory.images), log_rates)
+    return LearnState(learnable, _init(settings.outer_clip, learnable), np.zeros(outer_steps, np.float32))
+
+
 @partial(jax.jit, static_argnums=0)
 def _init(clip: float, learnable: Learnable) -> optax.OptState:
     return optimizer(clip).init(learnable)
 
 
 def _batches(
-    settings: Mnemonics, task: Task, samples: Samples, rates: Float[np.ndarray, "steps"], rng: np.random.Generator
+    settings: Mnemonics,
+    task: Task,
+    samples: Samples,
+    rates: Float[np.ndarray, "steps"],
+    rng: np.random.Generator,
+    done: int = 0,
 ) -> Callable[[int], OuterBatches]:
-    """The outer batches of the chunk that starts at a step; to be called for one chunk after another."""
+    """The outer batches of the chunk that starts at a step; to be called for each chunk in turn, from `done` on."""
     store, indices, labels = samples
     outer = balanced(indices, labels[indices], rng, settings.outer_batch)
 
+    def draw() -> tuple[np.ndarray, list[InnerBatches]]:
+        index = np.stack([next(outer) for _ in range(settings.outer_chunk)])
+        return index, [draw_batches(settings, task.inner, rng) for _ in index]
+
+    for _ in range(0, done, settings.outer_chunk):
+        draw()
+
     def chunk(first: int) -> OuterBatches:
         steps = np.arange(first, first + settings.outer_chunk)
-        index = np.stack([next(outer) for _ in steps])
-        inner = [draw_batches(settings, task.inner, rng) for _ in steps]
+        index, inner = draw()
         padded = np.append(rates, np.zeros(settings.outer_chunk, np.float32))
         return OuterBatches(
             images=store.take(index),
