@@ -34,6 +34,8 @@ class TrainConfig:
     """Images of a step."""
     learning_rate: float = 0.1
     """Step size of the SGD at the start of each phase."""
+    later_learning_rate: float | None = None
+    """The same in phases ≥ 1; learning_rate when not given."""
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Shares of the epochs after which the step size is multiplied by decay."""
     decay: float = 0.1
@@ -50,6 +52,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "chunk_steps", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--train.{name.replace('_', '-')} {getattr(self, name)}: must be positive")
+        if self.later_learning_rate is not None and self.later_learning_rate <= 0:
+            raise UserError(f"--train.later-learning-rate {self.later_learning_rate}: must be positive")
         if not 0 <= self.momentum < 1:
             raise UserError(f"--train.momentum {self.momentum}: choose from 0 up to below 1")
         if self.weight_decay < 0:
@@ -167,7 +171,8 @@ def train(
     per_epoch = -(-len(indices) // config.batch_size)
     total = config.epochs * per_epoch
     passed = np.arange(total)[:, None] >= np.round(np.asarray(config.milestones) * total)
-    rates = (config.learning_rate * config.decay ** passed.sum(axis=1)).astype(np.float32)
+    first = config.learning_rate if phase == 0 else config.later_learning_rate or config.learning_rate
+    rates = (first * config.decay ** passed.sum(axis=1)).astype(np.float32)
     done, state = begun or (0, begin_training(program, variables))
     order = Order(indices, key, phase, config.batch_size, total)
     augment_key = stream_key(key, phase, Use.AUGMENT)

@@ -33,10 +33,10 @@ def test_ranks_classes_by_the_cosine_with_their_mean_unit_feature(head):
     cosines = queries / np.linalg.norm(queries, axis=1, keepdims=True) @ means.T
     logits = np.asarray(apply_head(net, imprinted, jnp.asarray(queries)).logits)
     if head == "cosine":
-        np.testing.assert_allclose(logits, 10 * cosines, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(logits, 20 * cosines, rtol=1e-5, atol=1e-5)
     else:
         usual = np.sqrt((features[used > 0] ** 2).sum(axis=1).mean())
-        expected = 10 * cosines * np.linalg.norm(queries, axis=1, keepdims=True) / usual
+        expected = 20 * cosines * np.linalg.norm(queries, axis=1, keepdims=True) / usual
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 

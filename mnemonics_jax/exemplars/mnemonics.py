@@ -34,6 +34,9 @@ class Mnemonics(Exemplars):
     """Whether outer batches get the crops and flips that replay uses."""
     outer_clip: float = 1.0
     """Largest global norm of the meta-gradient; a longer one is scaled down to it."""
+    anchor: float = 0.0
+    """Weight, beside the cross-entropy of the outer loss, of the distance (one minus cosine) between a sample's
+    feature and its class's vector in the fitted head. Keeps what is learned in different phases comparable."""
     change_cap: float = 1.0
     """Farthest a pixel may move from the starting image, in units of the pixel range; 1 sets no limit."""
     outer_chunk: int = 10
@@ -71,7 +74,7 @@ class Mnemonics(Exemplars):
         for name in ("outer_learning_rate", "outer_batch", "outer_clip", "outer_chunk", "change_cap", "adjust_cap"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--exemplars.{name.replace('_', '-')} {getattr(self, name)}: must be positive")
-        for name in ("outer_steps", "adjust_steps"):
+        for name in ("outer_steps", "adjust_steps", "anchor"):
             if getattr(self, name) < 0:
                 raise UserError(f"--exemplars.{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
         if self.group_classes is not None and self.group_classes < 2:

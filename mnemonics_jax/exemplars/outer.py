@@ -13,6 +13,7 @@ from mnemonics_jax.exemplars.inner import InnerBatches, InnerProgram, Models, fi
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.methods.losses import cross_entropy
 from mnemonics_jax.nets.classifier import apply
+from mnemonics_jax.nets.heads import normalize
 
 
 class Learnable(NamedTuple):
@@ -59,7 +60,10 @@ def outer_loss(
 ) -> Float[Array, ""]:
     """L_c(Θ'(E); outer batch): cross-entropy, over the classes seen, of the model fitted to the exemplars.
 
-    `batch` is one step's slice of `OuterBatches`.
+    To it comes λ (1 − cos(φ(x), w_y)), λ the setting `anchor`, w_y the fitted head's vector of the sample's class: a
+    softmax looks at differences only, so cross-entropy alone lets the vectors of a phase's classes drift away from
+    all data together, and classes learned in another phase then attract everything. `batch` is one step's slice of
+    `OuterBatches`.
     """
     pixels, log_rates = learnable
     start_key, fit_key, outer_key = jax.random.split(key, 3)
@@ -71,7 +75,13 @@ def outer_loss(
         images = augmentation.train(outer_key, batch.images)
     else:
         images = augmentation.evaluate(batch.images)
-    return cross_entropy(apply(program.net, fitted, images).logits, batch.labels, problem.seen).mean()
+    outputs = apply(program.net, fitted, images)
+    loss = cross_entropy(outputs.logits, batch.labels, problem.seen).mean()
+    if program.settings.anchor:
+        vectors = fitted.params["head"]["kernel"].T[batch.labels]
+        cosines = (normalize(outputs.features, axis=-1) * normalize(vectors, axis=-1)).sum(axis=-1)
+        loss += program.settings.anchor * (1 - cosines).mean()
+    return loss
 
 
 def optimizer(clip: float) -> optax.GradientTransformation:

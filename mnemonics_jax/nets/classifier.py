@@ -15,7 +15,7 @@ SCOPES = ("head", "last_stage", "all")
 """What an inner loop can train: the head; the head and the last stage of the backbone; everything."""
 
 
-_MEANS_SCALE = 10.0
+_MEANS_SCALE = 20.0
 
 
 class Outputs(NamedTuple):
@@ -96,7 +96,7 @@ def imprint_means(
 ) -> dict:
     """`params` with a head that ranks classes by the cosine of a feature and the class's mean unit feature.
 
-    The logits are that cosine times 10, exactly so for a cosine head; a linear head multiplies it with the feature's
+    The logits are that cosine times 20, exactly so for a cosine head; a linear head multiplies it with the feature's
     length over the root mean square length of `features` besides, which changes no order. A function of `features`.
     """
     head = params["head"]
