@@ -1,9 +1,8 @@
 """Counts the programs XLA compiles, those taken from the persistent cache included; and sets that cache up."""
 
-import os
-from pathlib import Path
-
 import jax
+
+from mnemonics_jax.files import user_cache
 
 _EVENT = "/jax/core/compile/backend_compile_duration"
 _count = 0
@@ -26,6 +25,5 @@ def compilations() -> int:
 def use_persistent_cache() -> None:
     """Keeps compiled programs for later processes, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
     if jax.config.jax_compilation_cache_dir is None:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(base / "mnemonics_jax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(user_cache("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

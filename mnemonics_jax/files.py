@@ -13,6 +13,11 @@ from typing import Any
 from mnemonics_jax.errors import UserError
 
 
+def user_cache(name: str) -> Path:
+    """The folder `name` of this program in the user's cache; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnemonics_jax" / name
+
+
 class Damaged(Exception):
     """A file that is not what was written. The message names it and says what is wrong."""
 

@@ -13,7 +13,7 @@ from mnemonics_jax.exemplars import inner, learning, memory
 from mnemonics_jax.exemplars.inner import InnerProgram, Models
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.outer import Learnable, OuterBatches, OuterProblem, learn_chunk, optimizer, outer_loss
-from mnemonics_jax.nets import NetConfig, build, init
+from mnemonics_jax.nets import NetConfig, apply, build, init
 from mnemonics_jax.phase import run_phase
 from mnemonics_jax.rng import root_key
 from mnemonics_jax.state import initial_state
@@ -166,6 +166,30 @@ def test_meta_gradient_through_the_nearest_mean_classifier(head):
 def test_an_approximate_meta_gradient_is_told_from_the_exact_one(settings):
     with jax.enable_x64(True):
         assert worst_error(make_case(**settings))[0] > 1e-3
+
+
+def test_the_anchor_adds_the_mean_distance_to_the_class_vectors():
+    """With no augmentation and no inner step: one minus the cosine of a feature and its class's mean unit feature."""
+    settings = {"inner_init": "class_means", "unroll_length": 0, "inner_scope": "head"}
+    with jax.enable_x64(True):
+        cases = [make_case(anchor=anchor, **settings) for anchor in (0.0, 3.0)]
+        program, problem, learnable, batch = cases[0]
+        learnable = to_double(learnable._replace(log_rates=np.zeros(1)))
+        plain, more = (float(loss_and_gradient(case)(learnable)[0]) for case in cases)
+        model = to_double(problem.models.current)
+
+        def unit_features(images):
+            shown = program.augmentation.evaluate(jnp.asarray(images))
+            features = np.asarray(apply(program.net, model, shown).features)
+            return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+        kept, queries = unit_features(learnable.pixels), unit_features(batch.images)
+    used = np.asarray(batch.inner.usable) > 0
+    cosines = []
+    for feature, label in zip(queries, batch.labels, strict=True):
+        mean = kept[used & (problem.labels == label)].mean(axis=0)
+        cosines.append(feature @ mean / np.linalg.norm(mean))
+    np.testing.assert_allclose(more - plain, 3 * (1 - np.mean(cosines)), rtol=1e-9)
 
 
 def chunk_inputs(learning_rate=0.02, **settings):

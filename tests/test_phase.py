@@ -163,3 +163,16 @@ def test_a_fixed_total_shrinks_to_the_first_of_each_class(tiny):
     assert first.num_bytes == second.num_bytes == 20 * 64
     np.testing.assert_array_equal(second.images[:5, :2], first.images[:5, :2])
     assert not second.images[:, 2:].any()
+
+
+@pytest.mark.parametrize(("later", "moves"), [(None, True), (1e-12, False)])
+def test_later_phases_have_a_step_size_of_their_own(tiny, later, moves):
+    setup = tiny.setup("icarl", "herding", train={"later_learning_rate": later})
+    first = run_phase(setup, initial_state(setup), Silent())
+    second = run_phase(setup, first, Silent())
+    pairs = zip(jax.tree.leaves(first.variables.params), jax.tree.leaves(second.variables.params), strict=True)
+    assert (max(float(np.abs(a - b).max()) for a, b in pairs) > 1e-3) == moves
+    assert any(
+        (a != b).any()
+        for a, b in zip(*(jax.tree.leaves(s.variables.params) for s in (initial_state(setup), first)), strict=True)
+    )

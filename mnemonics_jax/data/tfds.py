@@ -16,6 +16,7 @@ from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.data.dataset import Dataset, class_range, make_dataset
 from mnemonics_jax.data.pictures import as_images
 from mnemonics_jax.data.preparing import prepare
+from mnemonics_jax.files import user_cache
 
 _SUBSET_SEED = 1993
 
@@ -96,8 +97,7 @@ def _labels(builder: object, split: str) -> Int32[np.ndarray, "image"]:
     folder = Path(builder.data_dir)
     stamp = (folder / "dataset_info.json").stat().st_mtime_ns if (folder / "dataset_info.json").exists() else 0
     identity = hashlib.sha256(f"{folder.absolute()} {split} {len(source)} {stamp}".encode()).hexdigest()[:16]
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = base / "mnemonics_jax" / "labels" / f"{builder.name}-{split}-{identity}.npy"
+    path = user_cache("labels") / f"{builder.name}-{split}-{identity}.npy"
     if path.exists():
         return np.load(path, allow_pickle=False)
     console = Console(stderr=True)

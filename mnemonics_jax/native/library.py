@@ -18,6 +18,8 @@ from pathlib import Path
 import jax
 import jaxlib
 
+from mnemonics_jax.files import user_cache
+
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w")
 _TARGETS = {
@@ -54,8 +56,7 @@ def _compiled() -> Path:
     macros = _run(compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull)
     content = b"".join(path.read_bytes() for path in (*sources, _FOLDER / "common.h"))
     name = hashlib.sha256(content + macros + jaxlib.__version__.encode()).hexdigest()[:16]
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = base / "mnemonics_jax" / "native" / f"{name}.so"
+    path = user_cache("native") / f"{name}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         # Several processes may come here at once: each compiles its own, and the last one's change of name holds.
