@@ -109,7 +109,7 @@ def _train_model(setup: Setup, point: Point, indices: Int[np.ndarray, "sample"],
             epochs_logged = progress.epoch
             watch.event("train", phase, step=progress.done, **values)
 
-    watch.stage(phase, Stage.TRAINING.title, config.train.epochs * per_epoch)
+    watch.stage(phase, Stage.TRAINING.title, config.train.epochs_of(phase) * per_epoch)
     trained = train(
         setup.train_program,
         config.train,

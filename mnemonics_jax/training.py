@@ -30,6 +30,8 @@ class TrainConfig:
 
     epochs: int = 160
     """Passes over the phase's data and the exemplars."""
+    later_epochs: int | None = None
+    """The same in phases ≥ 1; epochs when not given."""
     batch_size: int = 128
     """Images of a step."""
     learning_rate: float = 0.1
@@ -52,14 +54,19 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "chunk_steps", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--train.{name.replace('_', '-')} {getattr(self, name)}: must be positive")
-        if self.later_learning_rate is not None and self.later_learning_rate <= 0:
-            raise UserError(f"--train.later-learning-rate {self.later_learning_rate}: must be positive")
+        for name in ("later_epochs", "later_learning_rate"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise UserError(f"--train.{name.replace('_', '-')} {getattr(self, name)}: must be positive")
         if not 0 <= self.momentum < 1:
             raise UserError(f"--train.momentum {self.momentum}: choose from 0 up to below 1")
         if self.weight_decay < 0:
             raise UserError(f"--train.weight-decay {self.weight_decay}: must not be negative")
         if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(set(self.milestones)):
             raise UserError(f"--train.milestones {self.milestones}: give rising shares of the epochs between 0 and 1")
+
+    def epochs_of(self, phase: int) -> int:
+        """Epochs of a phase."""
+        return self.epochs if phase == 0 else self.later_epochs or self.epochs
 
 
 class TrainState(NamedTuple):
@@ -169,7 +176,7 @@ def train(
     the same bits. Raises `NumbersError` within one chunk of a loss that is not finite.
     """
     per_epoch = -(-len(indices) // config.batch_size)
-    total = config.epochs * per_epoch
+    total = config.epochs_of(phase) * per_epoch
     passed = np.arange(total)[:, None] >= np.round(np.asarray(config.milestones) * total)
     first = config.learning_rate if phase == 0 else config.later_learning_rate or config.learning_rate
     rates = (first * config.decay ** passed.sum(axis=1)).astype(np.float32)

@@ -40,12 +40,13 @@ def test_ranks_classes_by_the_cosine_with_their_mean_unit_feature(head):
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_without_inner_steps_the_exemplar_model_predicts_as_the_nearest_mean_does(tiny):
-    """iCaRL's own rule and the classifier of Θᴱ are then one and the same."""
-    changes = {"inner_init": "class_means", "unroll_length": 0, "inner_scope": "head", "inner_augment": False}
+@pytest.mark.parametrize("flip", [False, True])
+def test_without_inner_steps_the_exemplar_model_predicts_as_the_nearest_mean_does(tiny, flip):
+    """iCaRL's own rule, mirror images and all, and the classifier of Θᴱ are then one and the same."""
+    changes = {"inner_init": "class_means", "unroll_length": 0, "inner_scope": "head"}
     rows = []
     for method in ("icarl", "lwf"):
-        setup = tiny.setup(method, "herding", exemplars=changes)
+        setup = tiny.setup(method, "herding", exemplars=changes, data={"flip": flip})
         state = run_phase(setup, initial_state(setup), Silent())
         rows.append(state.right_exemplar_model[0])
     np.testing.assert_array_equal(rows[0], rows[1])

@@ -176,3 +176,19 @@ def test_later_phases_have_a_step_size_of_their_own(tiny, later, moves):
         (a != b).any()
         for a, b in zip(*(jax.tree.leaves(s.variables.params) for s in (initial_state(setup), first)), strict=True)
     )
+
+
+def test_later_phases_have_epochs_of_their_own(tiny):
+    steps = []
+
+    class Counting(Silent):
+        def advance(self, done, **values):
+            if "epoch" in values:
+                steps.append((values["epoch"], done))
+
+    setup = tiny.setup("icarl", "herding", train={"epochs": 3, "later_epochs": 1})
+    state = initial_state(setup)
+    for phase, epochs in ((0, 3), (1, 1)):
+        samples = len(setup.stream.train_indices(phase)) + int(state.memory.counts.sum())
+        state = run_phase(setup, state, Counting())
+        assert steps[-1] == (epochs, epochs * -(-samples // 64))

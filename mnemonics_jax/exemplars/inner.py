@@ -1,10 +1,11 @@
 """The inner loop: fit a model to exemplars. Θ^E is made by it, and learned exemplars are learned for it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -184,7 +185,16 @@ def fit_model(
     rates: Float[Array | np.ndarray, "steps"],
     key: UInt32[Array | np.ndarray, "2"],
 ) -> Variables:
-    """Θ^E: the inner loop's result on the memory as it is stored."""
+    """Θ^E: the inner loop's result on the memory as it is stored.
+
+    Where no step follows the class means, these are iCaRL's, of the images as they are and of their mirror images:
+    one random crop of each is the right thing for learning, not for a model to keep.
+    """
+    if program.settings.unroll_length == 0:
+        program = replace(program, settings=replace(program.settings, inner_augment=False))
+        if program.augmentation.flip:
+            images, labels = jnp.concatenate([images, images[:, :, ::-1]]), jnp.concatenate([labels, labels])
+            batches = batches._replace(usable=jnp.concatenate([batches.usable, batches.usable]))
     start_key, fit_key = jax.random.split(jax.random.wrap_key_data(key))
     start = start_point(program, start_key, models, images.shape[1:])
     return fit(program, start, images, labels, seen, batches, fit_key, rates, models.frozen)
