@@ -17,7 +17,7 @@ from mnemonics_jax.compilations import use_persistent_cache
 from mnemonics_jax.config import PRESETS, Config, make_config
 from mnemonics_jax.console import Display, stdout
 from mnemonics_jax.distributed import Cluster, connect, is_first
-from mnemonics_jax.errors import NumbersError, UserError
+from mnemonics_jax.errors import NumbersError, RunsFailedError, UserError
 from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
 from mnemonics_jax.export import export
 from mnemonics_jax.methods import METHODS, method_class
@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> None:
         commands[words[0]](words[1:])
     except UserError as error:
         _fail(str(error), 2)
-    except NumbersError as error:
+    except (NumbersError, RunsFailedError) as error:
         _fail(str(error), 3)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on from the last checkpoint", 130)
