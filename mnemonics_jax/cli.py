@@ -5,7 +5,8 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -79,10 +80,17 @@ def main(args: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE)
         sys.exit(0 if words else 2)
-    try:
+    with reports_errors():
         if words[0] not in commands:
             raise UserError(f"unknown command {words[0]!r}: choose from {', '.join(commands)}")
         commands[words[0]](words[1:])
+
+
+@contextmanager
+def reports_errors() -> Iterator[None]:
+    """Ends the program with one line and an exit status, as `main` does, for what a user or bad numbers cause."""
+    try:
+        yield
     except UserError as error:
         _fail(str(error), 2)
     except (NumbersError, RunsFailedError) as error:

@@ -40,8 +40,7 @@ class FirstPhase:
         self.name = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._folder, self._setup, self._warn = (folder / self.name).absolute(), setup, warn
         self._model = self._folder / "model"
-        train = setup.config.train
-        self._steps = train.epochs * -(-len(setup.stream.train_indices(0)) // train.batch_size)
+        self._steps = setup.config.train.steps(0, len(setup.stream.train_indices(0)))
         self._damaged = False
 
     def take(self, start: PhaseState) -> Saved | None:
@@ -115,7 +114,7 @@ def origin(setup: Setup) -> dict[str, Any]:
     config, stream = setup.config, setup.stream
     dataset = stream.dataset
     data = {name: value for name, value in dataclasses.asdict(config.data).items() if name not in ("workers", "stream")}
-    train = {k: v for k, v in dataclasses.asdict(config.train).items() if k != "later_learning_rate"}
+    train = {name: value for name, value in dataclasses.asdict(config.train).items() if not name.startswith("later_")}
     return {
         "data": {**data, "streamed": isinstance(dataset.train_images, Pictures)},
         "classes": [*zip(dataset.class_names, dataset.train_counts().tolist(), strict=True)],

@@ -98,8 +98,7 @@ def _train_model(setup: Setup, point: Point, indices: Int[np.ndarray, "sample"],
         features = embed(setup.net, setup.augmentation, start, setup.train_store, fresh).features
         means = class_means(features, stream.train_labels[fresh], stream.num_classes)
         start = start._replace(params=_prepare(config.method, start.params, means, classes))
-    per_epoch = -(-len(indices) // config.train.batch_size)
-    epochs_logged = epoch_at(point.done, per_epoch)
+    epochs_logged = epoch_at(point.done, config.train.epoch_steps(len(indices)))
 
     def report(progress: Progress) -> None:
         nonlocal epochs_logged
@@ -109,7 +108,7 @@ def _train_model(setup: Setup, point: Point, indices: Int[np.ndarray, "sample"],
             epochs_logged = progress.epoch
             watch.event("train", phase, step=progress.done, **values)
 
-    watch.stage(phase, Stage.TRAINING.title, config.train.epochs_of(phase) * per_epoch)
+    watch.stage(phase, Stage.TRAINING.title, config.train.steps(phase, len(indices)))
     trained = train(
         setup.train_program,
         config.train,

@@ -243,9 +243,9 @@ def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]]) -> 
     groups = stream.phase_of_class()
     result = accuracies(state.right, stream.test_labels, groups)
     matrix = [[None if g > i else float(v) for g, v in enumerate(row)] for i, row in enumerate(result.matrix)]
-    by_exemplars = None
+    fitted = None
     if config.method.uses_memory:
-        by_exemplars = accuracies(state.right_exemplar_model, stream.test_labels, groups).overall.tolist()
+        fitted = accuracies(state.right_exemplar_model, stream.test_labels, groups)
     phases = [event for event in events if event["event"] == "phase"]
     shared = next((event for event in events if event["event"] == FIRST_PHASE), None)
     return {
@@ -259,8 +259,9 @@ def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]]) -> 
         "last_accuracy": float(result.overall[-1]),
         "forgetting": result.forgetting,
         "accuracy_matrix": matrix,
-        "accuracy_exemplar_model": by_exemplars,
-        "average_accuracy_exemplar_model": sum(by_exemplars) / len(by_exemplars) if by_exemplars else None,
+        "accuracy_exemplar_model": fitted.overall.tolist() if fitted else None,
+        "average_accuracy_exemplar_model": fitted.average if fitted else None,
+        "forgetting_exemplar_model": fitted.forgetting if fitted else None,
         "seen_classes": [stream.seen(i) for i in range(stream.num_phases)],
         "memory_bytes": state.memory.num_bytes,
         "memory_dtype": state.memory.images.dtype.name,

@@ -64,9 +64,14 @@ class TrainConfig:
         if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(set(self.milestones)):
             raise UserError(f"--train.milestones {self.milestones}: give rising shares of the epochs between 0 and 1")
 
-    def epochs_of(self, phase: int) -> int:
-        """Epochs of a phase."""
-        return self.epochs if phase == 0 else self.later_epochs or self.epochs
+    def epoch_steps(self, samples: int) -> int:
+        """Steps of an epoch over so many samples."""
+        return -(-samples // self.batch_size)
+
+    def steps(self, phase: int, samples: int) -> int:
+        """Steps of a phase that trains on so many samples."""
+        epochs = self.epochs if phase == 0 else self.later_epochs or self.epochs
+        return epochs * self.epoch_steps(samples)
 
 
 class TrainState(NamedTuple):
@@ -175,8 +180,7 @@ def train(
     `keep` is handed (steps done, state) after each chunk; training that starts from such a pair as `begun` ends with
     the same bits. Raises `NumbersError` within one chunk of a loss that is not finite.
     """
-    per_epoch = -(-len(indices) // config.batch_size)
-    total = config.epochs_of(phase) * per_epoch
+    per_epoch, total = config.epoch_steps(len(indices)), config.steps(phase, len(indices))
     passed = np.arange(total)[:, None] >= np.round(np.asarray(config.milestones) * total)
     first = config.learning_rate if phase == 0 else config.later_learning_rate or config.learning_rate
     rates = (first * config.decay ** passed.sum(axis=1)).astype(np.float32)

@@ -1,0 +1,232 @@
+"""Ablations of learned exemplars, a table each: one factor changes at a time, all else stays as the preset has it.
+
+    python experiments/ablations.py kinds --preset images --set data.path=DIR --methods lwf icarl bic lucir
+    python experiments/ablations.py unroll scope --preset digits --seeds 0 1 2 --list
+
+Every row is compared with herding on the same class orders, at the same budget, with the same training and the same
+inner loop for Θᴱ. What is done is not run again; TABLE.md and TABLE.csv in --out have the rows of the runs there are.
+"""
+
+import argparse
+import csv
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from mnemonics_jax.cli import reports_errors
+from mnemonics_jax.compare import mean_and_error
+from mnemonics_jax.compilations import use_persistent_cache
+from mnemonics_jax.config import PRESETS, Config, make_config
+from mnemonics_jax.console import Display
+from mnemonics_jax.errors import UserError
+from mnemonics_jax.exemplars import EXEMPLARS
+from mnemonics_jax.methods import METHODS, method_class
+from mnemonics_jax.overrides import override
+from mnemonics_jax.plan import Job, execute
+
+Settings = dict[str, str]
+
+_CLOSED = {"exemplars.inner_init": "class_means", "exemplars.unroll_length": "0", "exemplars.inner_scope": "head"}
+_LOOP = {"exemplars.inner_init": "reset_head", "exemplars.inner_scope": "head"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a table: an exemplar kind under settings that differ from the preset's."""
+
+    label: str
+    settings: Settings = dataclasses.field(default_factory=dict)
+    kind: str = "mnemonics"
+
+
+def _each(name: str, values: list[Any], also: Settings | None = None) -> list[Row]:
+    return [Row(f"{name} {value}", {f"exemplars.{name}": str(value), **(also or {})}) for value in values]
+
+
+TABLES: dict[str, tuple[str, list[Row]]] = {
+    "kinds": (
+        "Exemplar kinds",
+        [
+            Row("random", kind="random"),
+            Row("herding", kind="herding"),
+            Row("learned", {"exemplars.adjust": "false"}),
+            Row("learned, old ones adjusted", {"exemplars.adjust": "true"}),
+        ],
+    ),
+    "budget": ("Exemplars per class", _each("per_class", [1, 2, 5, 10, 20])),
+    "unroll": (
+        "Unroll length, from class means and from a new head",
+        [
+            Row("class means, T = 0", _CLOSED),
+            *(Row(f"class means, T = {t}", {**_CLOSED, "exemplars.unroll_length": str(t)}) for t in (1, 2, 5, 10, 20)),
+            *(Row(f"new head, T = {t}", {**_LOOP, "exemplars.unroll_length": str(t)}) for t in (1, 2, 5, 10, 20)),
+        ],
+    ),
+    "inner-start": (
+        "Where the inner loop starts, T = 5 on the whole network",
+        [
+            Row(init, {"exemplars.inner_init": init, "exemplars.unroll_length": "5", "exemplars.inner_scope": "all"})
+            for init in ("class_means", "current", "reset_head", "previous", "perturbed", "partly_reset", "fresh")
+        ],
+    ),
+    "scope": (
+        "What the inner loop trains, T = 5 from class means",
+        _each(
+            "inner_scope",
+            ["head", "last_stage", "all"],
+            {"exemplars.inner_init": "class_means", "exemplars.unroll_length": "5"},
+        ),
+    ),
+    "anchor": ("Weight of the anchor", _each("anchor", [0, 5, 20, 60])),
+    "change-cap": ("Farthest a pixel may move", _each("change_cap", [0.02, 0.05, 0.12, 0.3, 1])),
+    "outer-steps": ("Outer steps", _each("outer_steps", [50, 100, 200, 400])),
+    "begin": ("Images that learning starts from", _each("start", ["herding", "random"])),
+    "augment": (
+        "Crops and flips while learning",
+        [
+            Row(
+                f"inner {inner}, outer {outer}",
+                {"exemplars.inner_augment": str(inner).lower(), "exemplars.outer_augment": str(outer).lower()},
+            )
+            for inner in (True, False)
+            for outer in (True, False)
+        ],
+    ),
+}
+
+COLUMNS = {
+    "average_accuracy": "average Θ",
+    "average_accuracy_exemplar_model": "average Θᴱ",
+    "forgetting": "forgetting Θ",
+    "forgetting_exemplar_model": "forgetting Θᴱ",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablations:
+    """The runs of some tables: which configuration each cell has, and the folder of its run."""
+
+    preset: str
+    fixed: Settings
+    methods: list[str]
+    seeds: list[int]
+
+    def config(self, row: Row, method: str, seed: int) -> Config:
+        """The configuration of a row's run."""
+        plain = make_config(self.preset, method, row.kind)
+        own = {field.name for field in dataclasses.fields(plain.exemplars)}
+        settings = {**self.fixed, **row.settings}
+        # A setting that another exemplar kind has is not this one's mistake; any other unknown name is.
+        foreign = {f"exemplars.{f.name}" for kind in EXEMPLARS.values() for f in dataclasses.fields(kind)}
+        kept = {k: v for k, v in settings.items() if k not in foreign or k.removeprefix("exemplars.") in own}
+        return dataclasses.replace(override(plain, kept), seed=seed)
+
+    def job(self, row: Row, method: str, seed: int) -> Job:
+        """A row's run. Rows of several tables that ask for the same configuration share it."""
+        config = self.config(row, method, seed)
+        plain = self.config(Row("", kind=row.kind), method, seed)
+        changed = [
+            f"{f.name}-{getattr(config.exemplars, f.name)}"
+            for f in dataclasses.fields(config.exemplars)
+            if getattr(config.exemplars, f.name) != getattr(plain.exemplars, f.name)
+        ]
+        return Job("/".join([f"{method}-{row.kind}", "_".join(changed) or "preset", f"seed{seed}"]), config)
+
+    def twin(self, row: Row) -> Row:
+        """Herding under the settings that it shares with a row."""
+        return Row("herding", row.settings, "herding")
+
+    def jobs(self, tables: list[str]) -> list[Job]:
+        """All runs of the tables, each once; seeds outermost, so that what there is at any time is paired."""
+        rows = [row for table in tables for row in TABLES[table][1]]
+        found: dict[str, Job] = {}
+        for seed in self.seeds:
+            for method in self.methods:
+                for row in rows:
+                    for one in (self.twin(row), row):
+                        job = self.job(one, method, seed)
+                        found.setdefault(job.name, job)
+        return list(found.values())
+
+    def cells(self, table: str, summaries: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows of a table: means over class orders, and paired differences from herding, with standard errors."""
+        lines = []
+        for method in self.methods:
+            for row in TABLES[table][1]:
+                mine, herding = (
+                    {seed: summaries.get(self.job(one, method, seed).name) for seed in self.seeds}
+                    for one in (row, self.twin(row))
+                )
+                done = [seed for seed in self.seeds if mine[seed] and herding[seed]]
+                line: dict[str, Any] = {"method": method, "exemplars": row.label, "orders": len(done)}
+                for key in COLUMNS:
+                    line[key], line[f"{key}_sem"] = mean_and_error([mine[seed][key] for seed in done])
+                    gains = [mine[seed][key] - herding[seed][key] for seed in done] if row.kind != "herding" else []
+                    line[f"{key}_gain"], line[f"{key}_gain_sem"] = mean_and_error(gains)
+                line["seconds"], _ = mean_and_error([mine[seed]["seconds"] for seed in done])
+                lines.append(line)
+        return lines
+
+
+def write_table(table: str, ablations: Ablations, summaries: dict[str, dict[str, Any]], out: Path) -> str:
+    """TABLE.csv with every figure and TABLE.md with those to read; returns the latter."""
+    lines = ablations.cells(table, summaries)
+    with (out / f"{table}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    heads = ["method", "exemplars", "orders", *COLUMNS.values(), *(f"gain {name}" for name in COLUMNS.values())]
+    text = [f"**{TABLES[table][0]}**", "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for line in lines:
+        figures = [_figure(line, key) for key in COLUMNS] + [_figure(line, f"{key}_gain", "+") for key in COLUMNS]
+        text.append(f"| {' | '.join([line['method'], line['exemplars'], str(line['orders']), *figures])} |")
+    (out / f"{table}.md").write_text("\n".join(text) + "\n")
+    return "\n".join(text)
+
+
+def _figure(line: dict[str, Any], key: str, sign: str = "") -> str:
+    mean, error = line[key], line[f"{key}_sem"]
+    if mean is None:
+        return ""
+    return (f"{mean:{sign}.2f}" + (f" ± {error:.2f}" if error is not None else "")).replace("-", "−")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs what is missing and writes the tables; 3 when a run failed."""
+    names = "\n".join(f"  {name:12} {title}" for name, (title, _) in TABLES.items())
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\ntables:\n{names}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tables", nargs="+", choices=list(TABLES), metavar="TABLE", help="from the list above")
+    parser.add_argument("--preset", default="digits", help=f"one of {', '.join(PRESETS)} (default: digits)")
+    parser.add_argument("--methods", nargs="+", default=["lwf", "icarl", "bic", "lucir"], help=", ".join(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="class orders (default: 0 to 4)")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="settings of every run, as data.path=DIR"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder of the runs and the tables")
+    parser.add_argument("--list", action="store_true", help="tell what would be run, and run nothing")
+    asked = parser.parse_args(words)
+    for method in asked.methods:
+        if not method_class(method).uses_memory:
+            raise UserError(f"--methods {method} keeps no exemplars: there is nothing to compare")
+    if wrong := [pair for pair in asked.set if "=" not in pair]:
+        raise UserError(f"--set {wrong[0]}: write FIELD=VALUE, as exemplars.per_class=5")
+    ablations = Ablations(asked.preset, dict(pair.split("=", 1) for pair in asked.set), asked.methods, asked.seeds)
+    jobs = ablations.jobs(asked.tables)
+    if asked.list:
+        for job in jobs:
+            print("done " if (asked.out / job.name / "summary.json").exists() else "to do", job.name)
+        return 0
+    use_persistent_cache()
+    with Display() as display:
+        outcome = execute(jobs, asked.out, display)
+    for table in asked.tables:
+        print(write_table(table, ablations, outcome.summaries, asked.out), end="\n\n")
+    return outcome.status
+
+
+if __name__ == "__main__":
+    with reports_errors():
+        sys.exit(main())
