@@ -50,10 +50,10 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
         [
             Row("random", kind="random"),
             Row("herding", kind="herding"),
-            Row("learned", {"exemplars.adjust": "false"}),
-            Row("learned, old ones adjusted", {"exemplars.adjust": "true"}),
+            Row("learned"),
         ],
     ),
+    "adjust": ("Adjusting old exemplars", _each("adjust", ["false", "true"])),
     "budget": ("Exemplars per class", _each("per_class", [1, 2, 5, 10, 20])),
     "unroll": (
         "Unroll length, from class means and from a new head",

@@ -74,9 +74,25 @@ def _imagenet_data(source: str) -> DataConfig:
     return DataConfig(source=source, image_size=224, stream=True, crop_padding=0, resized_crop=True)
 
 
-# An inner loop on the head alone passes each exemplar through the network once in an outer step, not T times, so T can
-# be long. It has to be: a head that T steps leave half-trained makes exemplars learn to be large rather than right.
-_ON_A_CPU: dict[str, Any] = {"inner_scope": "head", "unroll_length": 50, "outer_learning_rate": 0.005}
+# Chosen by measurement on small networks (experiments/RESULTS.md): the inner problem in closed form, and an anchor, let
+# learned exemplars stay ahead of herding in later phases; pixels that move farther gain at first and lose then.
+_LEARNING: dict[str, Any] = {
+    "inner_init": "class_means",
+    "inner_scope": "head",
+    "unroll_length": 0,
+    "outer_steps": 200,
+    "outer_batch": 64,
+    "anchor": 20.0,
+    "change_cap": 0.05,
+}
+
+# A small network on small pictures. Later phases take short steps, so that less is forgotten.
+_SMALL: dict[str, Any] = {
+    "net": NetConfig(name="convnet", widths=(32, 64, 128)),
+    "train": TrainConfig(epochs=20, batch_size=64, learning_rate=0.05, later_epochs=10, later_learning_rate=0.005),
+    "exemplars": _LEARNING,
+    "methods": {name: {"distillation_weight": 1.0} for name in ("lwf", "icarl")},
+}
 
 PRESETS = {
     "cifar100": Preset(
@@ -102,14 +118,12 @@ PRESETS = {
         data=DataConfig(source="digits", crop_padding=1, flip=False),
         net=NetConfig(name="convnet", widths=(32, 64)),
         train=TrainConfig(epochs=30, batch_size=64, learning_rate=0.05),
-        exemplars={**_ON_A_CPU, "per_class": 5},
+        exemplars={**_LEARNING, "per_class": 5},
     ),
     "images": Preset(
         summary="your own small pictures in folders (--data.path DIR), a small network for a CPU",
         data=DataConfig(source="folder"),
-        net=NetConfig(name="convnet", widths=(32, 64, 128)),
-        train=TrainConfig(epochs=20, batch_size=64, learning_rate=0.05),
-        exemplars=_ON_A_CPU,
+        **_SMALL,
     ),
     "images-resnet32": Preset(
         summary="your own 32×32 pictures in folders with the networks and settings of CIFAR-100",
@@ -121,9 +135,7 @@ PRESETS = {
     "npz": Preset(
         summary="your own arrays in a .npz file (--data.path FILE), a small network for a CPU",
         data=DataConfig(source="npz"),
-        net=NetConfig(name="convnet", widths=(32, 64, 128)),
-        train=TrainConfig(epochs=20, batch_size=64, learning_rate=0.05),
-        exemplars=_ON_A_CPU,
+        **_SMALL,
     ),
 }
 
