@@ -53,6 +53,7 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
             Row("learned"),
         ],
     ),
+    "gain": ("Learned exemplars against herding", [Row("learned")]),
     "adjust": ("Adjusting old exemplars", _each("adjust", ["false", "true"])),
     "budget": ("Exemplars per class", _each("per_class", [1, 2, 5, 10, 20])),
     "unroll": (
