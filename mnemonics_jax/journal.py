@@ -98,8 +98,10 @@ class Journal:
     def _show(self, event: dict[str, Any]) -> None:
         phase, step = event["phase"], event.get("step")
         name = event["event"] if step is None else f"{event['event']}/phase_{phase}"
+        if event.get("problem"):
+            name += f"_{event['problem']}"  # each problem of a phase counts its steps from 1
         for key, value in event.items():
-            if key not in ("event", "phase", "step") and isinstance(value, int | float):
+            if key not in ("event", "phase", "step", "problem") and isinstance(value, int | float):
                 shown = scalar(f"{name}/{key}", value)
                 at = phase if step is None else step
                 self._board.write_event(Event(wall_time=time.time(), step=at, summary=shown))

@@ -123,7 +123,7 @@ def test_a_run_writes_its_files(config, whole):
     }
     assert json.loads((out / "summary.json").read_text()) == summary
     assert json.loads((out / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
-    assert {event["event"] for event in events(out)} == {"train", "exemplars", "phase"}
+    assert {event["event"] for event in events(out)} == {"train", "chosen", "outer", "exemplars", "phase"}
 
 
 def test_the_summary_has_the_documented_keys_and_adds_up(whole):
