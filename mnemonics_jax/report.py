@@ -8,7 +8,7 @@ from rich.text import Text
 
 from mnemonics_jax.compare import Summary, comparison, group_arms
 from mnemonics_jax.files import write_json
-from mnemonics_jax.plots import accuracy_curves
+from mnemonics_jax.figures import accuracy_curves
 
 
 def write_report(summaries: list[Summary], out: Path) -> list[dict[str, Any]]:
