@@ -21,18 +21,16 @@ body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.55;
 header { border-bottom: 1px solid var(--line); margin-bottom: 1.5rem; padding-bottom: 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
 h2 { font-size: 1.25rem; margin: 2.75rem 0 .5rem; scroll-margin-top: 1rem; }
-h3 { font-size: 1.02rem; margin: 1.75rem 0 .25rem; }
 p { max-width: 46rem; margin: .5rem 0; }
-.soft, figcaption, caption { color: var(--soft); font-size: .9rem; }
+.soft, figcaption { color: var(--soft); font-size: .9rem; }
 a { color: var(--link); }
 a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 nav h2 { font-size: .9rem; margin: 0 0 .25rem; color: var(--soft); font-weight: 600; }
 nav ul { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: .15rem 1.1rem; }
 nav a { display: inline-block; padding: .2rem 0; text-decoration: none; }
 nav a:hover { text-decoration: underline; }
-.scroll { overflow-x: auto; max-width: 100%; margin: .75rem 0; }
+.scroll { overflow-x: auto; max-width: 100%; margin: .75rem 0 .25rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; text-align: left; padding-top: .4rem; }
 th, td { padding: .35rem .8rem .35rem 0; text-align: left; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 thead th { color: var(--soft); font-weight: 600; }
@@ -41,12 +39,12 @@ td.number, th.number { text-align: right; }
 figure { margin: 1rem 0 1.5rem; }
 figure .scroll { margin: 0 0 .4rem; background: #ffffff; border: 1px solid var(--line); border-radius: 6px;
   width: fit-content; }
-figure img { display: block; width: auto; height: auto; max-width: min(100%, 52rem); }
+figure img { display: block; width: var(--width); height: auto; max-width: 100%; }
 figcaption { max-width: 46rem; }
 details { margin: .75rem 0; }
 summary { cursor: pointer; color: var(--link); }
 .note { background: var(--tint); border-left: 3px solid var(--line); padding: .6rem .9rem; max-width: 46rem; }
-@media (max-width: 47.99rem) { figure img { max-width: none; width: 42rem; } }
+@media (max-width: 47.99rem) { figure img.wide { max-width: none; width: calc(.8 * var(--width)); } }
 @media (min-width: 70rem) {
   .layout { display: grid; grid-template-columns: 12rem minmax(0, 1fr); column-gap: 3rem; padding-top: 2.5rem; }
   header { grid-column: 1 / -1; }
@@ -55,6 +53,10 @@ summary { cursor: pointer; color: var(--link); }
   main > section:first-child > h2 { margin-top: 0; }
 }
 """
+_PIXELS = 1200 / 52
+"""Pixels of a figure to a rem, so that text in all figures is as large as the page's own."""
+_NARROW = 800
+"""Pixels up to which a figure is not too wide for a phone."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         # Nothing is fetched and no script runs, whatever a name in the data says.
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
         f'<link rel="icon" href="data:,">\n<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n'
         f'<body>\n<div class="layout">\n<header>\n<h1>{_text(title)}</h1>\n<p class="soft">{_text(lead)}</p>\n'
@@ -95,11 +97,6 @@ def paragraph(text: str) -> str:
 def note(text: str) -> str:
     """A paragraph set apart: what is missing, and why."""
     return f'<p class="note">{_text(text)}</p>\n'
-
-
-def heading(text: str) -> str:
-    """A heading within a section."""
-    return f"<h3>{_text(text)}</h3>\n"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: int = 1) -> str:
@@ -119,8 +116,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str, w
         for row in rows
     )
     return (
+        # The caption stands outside of the box, where it need not be scrolled to.
         f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(caption)}">\n<table>\n'
-        f"<caption>{_text(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n"
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n"
+        f'<p class="soft">{_text(caption)}</p>\n'
     )
 
 
@@ -131,11 +130,13 @@ def details(summary: str, body: str) -> str:
 
 def picture(path: Path, alt: str, caption: str) -> str:
     """A PNG file, put into the page itself."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    width, height = (int.from_bytes(path.read_bytes()[at : at + 4]) for at in (16, 20))
+    content = path.read_bytes()
+    width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
+    wide = ' class="wide"' if width > _NARROW else ""
     return (
         f'<figure>\n<div class="scroll" tabindex="0" role="region" aria-label="{_text(alt)}">'
-        f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{_text(alt)}"></div>\n'
+        f'<img{wide} style="--width: {width / _PIXELS:.1f}rem" width="{width}" height="{height}" alt="{_text(alt)}" '
+        f'src="data:image/png;base64,{base64.b64encode(content).decode()}"></div>\n'
         f"<figcaption>{_text(caption)}</figcaption>\n</figure>\n"
     )
 

@@ -1,5 +1,6 @@
 """Finished runs as their folders tell them: summary, settings, and what was logged."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,11 +33,16 @@ class Record:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """config.json by dotted names; empty where there is none to read."""
+        """config.json by dotted names, without the names of the arm and, where no exemplars are kept, theirs.
+
+        Empty where there is none to read.
+        """
         try:
-            return flatten(read_json(self.folder / "config.json"))
+            plain = flatten(read_json(self.folder / "config.json"))
         except UserError:
             return {}
+        unused = ("method.name", "exemplars.name" if self.summary["exemplars"] else "exemplars.")
+        return {name: value for name, value in plain.items() if not name.startswith(unused)}
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
@@ -98,6 +104,25 @@ def find_records(folders: Sequence[Path]) -> list[Record]:
             raise UserError(f"{path} is not the summary of a run: it lacks {', '.join(missing)}; take it away")
         records.append(Record(path.parent, summary))
     return records
+
+
+def told_apart(records: Sequence[Record]) -> list[Record]:
+    """The records, those of one arm whose settings differ (the seed aside) renamed to arms of their own.
+
+    The name tells the settings, as "mnemonics (unroll_length=5)".
+    """
+    renamed = []
+    for record in records:
+        others = [other.settings for other in records if other.arm == record.arm]
+        names = sorted(set().union(*others) - {"seed"})
+        differing = [name for name in names if len({json.dumps(s.get(name)) for s in others}) > 1]
+        summary = record.summary
+        if differing:
+            told = ", ".join(f"{name.rpartition('.')[2]}={record.settings.get(name)}" for name in differing)
+            key = "exemplars" if summary["exemplars"] else "method"
+            summary = {**summary, key: f"{summary[key]} ({told})"}
+        renamed.append(Record(record.folder, summary))
+    return renamed
 
 
 def number(event: dict[str, Any], key: str) -> float:

@@ -1,4 +1,4 @@
-"""Figures of lines: accuracy against classes seen, training from phase to phase, the outer loss of exemplar learning."""
+"""Figures of lines: accuracy against classes seen, training phase by phase, the outer loss of exemplar learning."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What all figures share: colours that colour-blind readers tell apart, markers, safe labels, and how a file is made."""
+"""What all figures share: colours that colour-blind readers tell apart, markers, safe labels, how a file is made."""
 
 import warnings
 from pathlib import Path
