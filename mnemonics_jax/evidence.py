@@ -127,13 +127,10 @@ def _starting_images(
     """The first `amount` images chosen of each class, as the log names them; None where it names none that exist."""
     stream = setup.stream
     chosen = {event.get("phase"): event.get("images") for event in events}
+    phases = stream.phase_of_class()[positions].tolist()
+    within = [position - stream.new_classes(phase).start for position, phase in zip(positions, phases, strict=True)]
     try:
-        index = np.array(
-            [
-                chosen[phase][position - stream.new_classes(phase).start][:amount]
-                for position, phase in zip(positions, stream.phase_of_class()[positions], strict=True)
-            ]
-        )
+        index = np.array([chosen[phase][place][:amount] for phase, place in zip(phases, within, strict=True)])
         if index.dtype.kind != "i" or (stream.train_labels[index] != positions[:, None]).any():
             return None
     except (KeyError, IndexError, TypeError, ValueError):

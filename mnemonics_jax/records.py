@@ -17,6 +17,8 @@ from mnemonics_jax.figures import Training
 from mnemonics_jax.journal import read_json, read_metrics
 
 _NEEDED = ("dataset", "method", "exemplars", "seed", "accuracy", "average_accuracy", "accuracy_matrix", "seen_classes")
+_SHORT = 28
+"""Characters of a name that still fits beside others."""
 
 
 @dataclass(frozen=True)
@@ -109,20 +111,35 @@ def find_records(folders: Sequence[Path]) -> list[Record]:
 def told_apart(records: Sequence[Record]) -> list[Record]:
     """The records, those of one arm whose settings differ (the seed aside) renamed to arms of their own.
 
-    The name tells the settings, as "mnemonics (unroll_length=5)".
+    The name tells the data set or the settings, as "mnemonics (unroll_length=5)", where that is short, else a number.
     """
+    variants: dict[tuple[str, str | None], dict[str, Record]] = {}
+    for record in records:
+        variants.setdefault(record.arm, {}).setdefault(_without_seed(record), record)
     renamed = []
     for record in records:
-        others = [other.settings for other in records if other.arm == record.arm]
-        names = sorted(set().union(*others) - {"seed"})
-        differing = [name for name in names if len({json.dumps(s.get(name)) for s in others}) > 1]
-        summary = record.summary
-        if differing:
-            told = ", ".join(f"{name.rpartition('.')[2]}={record.settings.get(name)}" for name in differing)
+        known, summary = variants[record.arm], record.summary
+        if len(known) > 1:
+            name = _variant_names(list(known.values()))[list(known).index(_without_seed(record))]
             key = "exemplars" if summary["exemplars"] else "method"
-            summary = {**summary, key: f"{summary[key]} ({told})"}
+            summary = {**summary, key: f"{summary[key]} ({name})"}
         renamed.append(Record(record.folder, summary))
     return renamed
+
+
+def _without_seed(record: Record) -> str:
+    return json.dumps([record.summary["dataset"], {**record.settings, "seed": None}], sort_keys=True)
+
+
+def _variant_names(variants: list[Record]) -> list[str]:
+    """A short name for each of several ways in which one arm was run, all different."""
+    names = sorted({name for variant in variants for name in variant.settings} - {"seed"})
+    differing = [name for name in names if len({json.dumps(v.settings.get(name)) for v in variants}) > 1]
+    by_setting = [", ".join(f"{n.rpartition('.')[2]}={v.settings.get(n)}" for n in differing) for v in variants]
+    for named in ([str(variant.summary["dataset"]) for variant in variants], by_setting):
+        if len(set(named)) == len(variants) and max(map(len, named)) <= _SHORT:
+            return named
+    return [f"variant {number}" for number in range(1, len(variants) + 1)]
 
 
 def number(event: dict[str, Any], key: str) -> float:

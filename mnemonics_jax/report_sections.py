@@ -67,27 +67,23 @@ def exemplars(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
     """Exemplars by kind side by side, and learned ones beside what they began as."""
     parts = []
     for method, group in _by_method(sides):
-        shown = [side for side in group if side.evidence and side.evidence.exemplars is not None]
-        shown = [side for side in shown if _picturable(side) and side.evidence.pictured == shown[0].evidence.pictured]
-        if not shown:
-            continue
-        names = shown[0].evidence.pictured
-        for row, abreast in _abreast(shown):
+        shown = [side for side in group if side.evidence and side.evidence.exemplars is not None and _picturable(side)]
+        for row, (abreast, names) in enumerate(_abreast(shown, lambda side: side.evidence.pictured)):
             path = _file(out, "exemplars", method, row)
             figures.exemplar_kinds({str(s.arm.exemplars): s.evidence.exemplars for s in abreast}, names, path)
             alt = f"Exemplars of {len(names)} classes for {method}, one block of pictures for each exemplar kind"
-            parts.append(picture(path, alt, f"{method}, seed {shown[0].seed}: exemplars after the last phase."))
+            parts.append(picture(path, alt, f"{method}, seed {abreast[0].seed}: exemplars after the last phase."))
         for side in shown:
             begun, ended = side.evidence.starts, side.evidence.exemplars
             if begun is None or not (_unit(begun) != _unit(ended)).any():
                 continue
             path = _file(out, "learned", side.arm.label)
-            scale = figures.exemplar_comparison(begun, ended, names, path)
+            scale = figures.exemplar_comparison(begun, ended, side.evidence.pictured, path)
             alt = f"Exemplars of {side.arm.label}: the real images they began as, as learned, and the difference"
             caption = f"{side.arm.label}, seed {side.seed}: before and after; the difference is multiplied by {scale}."
             parts.append(picture(path, alt, caption))
     tick(1)
-    lacking = [f"{s.arm.label}: {text}." for s in sides if s.evidence for text in s.evidence.missing]
+    lacking = [f"{side.arm.label}: {text}." for side in sides if side.evidence for text in side.evidence.missing]
     without = [side.arm.label for side in sides if side.arm.exemplars is None]
     notes = [note(text) for text in lacking]
     if without:
@@ -97,27 +93,24 @@ def exemplars(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
 
 def features(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
     """t-SNE of features with exemplars marked, an early phase above the last, exemplar kinds side by side."""
-    parts = [
-        paragraph(
-            "t-SNE of unit features: training images light, exemplars dark and edged. Each plane is fitted by itself, "
-            "so only what lies near what can be compared, not places or distances between planes."
-        )
-    ]
+    parts = []
     for method, group in _by_method(sides):
         shown = [side for side in group if side.evidence and side.arm.exemplars]
-        shown = [side for side in shown if side.evidence.embedded == shown[0].evidence.embedded]
-        for row, abreast in _abreast(shown):
-            path = _file(out, "tsne", method, row)
+        for row, (abreast, names) in enumerate(_abreast(shown, lambda side: side.evidence.embedded)):
             columns = [_clouds(side, tick) for side in abreast]
+            # Where an early phase is missing its place stays empty; the last phases stand side by side.
             rows = max(map(len, columns))
-            grid = [
-                [column[row - rows] if row >= rows - len(column) else None for column in columns] for row in range(rows)
-            ]
-            figures.tsne_panel(grid, abreast[0].evidence.embedded, path)
+            columns = [[None] * (rows - len(column)) + column for column in columns]
+            path = _file(out, "tsne", method, row)
+            figures.tsne_panel(list(zip(*columns, strict=True)), names, path)
             alt = f"Points in the plane for {method}: images of each class, and exemplars among them"
             parts.append(picture(path, alt, f"{method}, seed {abreast[0].seed}."))
     tick(1)
-    return [*parts, *_problems(sides)] if len(parts) > 1 or _problems(sides) else []
+    lead = paragraph(
+        "t-SNE of unit features: training images light, exemplars dark and edged. Each plane is fitted by itself, so "
+        "which points are neighbours can be compared between planes; places and distances cannot."
+    )
+    return [*([lead] if parts else []), *parts, *_problems(sides)]
 
 
 def learning(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
@@ -183,9 +176,14 @@ def _by_method(sides: Sequence[Side]) -> Iterator[tuple[str, list[Side]]]:
         yield method, list(group)
 
 
-def _abreast(sides: Sequence[Side]) -> Iterator[tuple[int, Sequence[Side]]]:
-    for row, start in enumerate(range(0, len(sides), _ABREAST)):
-        yield row, sides[start : start + _ABREAST]
+def _abreast(
+    sides: Sequence[Side], classes: Callable[[Side], tuple[str, ...]]
+) -> Iterator[tuple[Sequence[Side], tuple[str, ...]]]:
+    """Sides that go into one figure, with the classes it shows: as many as fit, and of the same classes only."""
+    for names in dict.fromkeys(map(classes, sides)):
+        alike = [side for side in sides if classes(side) == names]
+        for start in range(0, len(alike), _ABREAST):
+            yield alike[start : start + _ABREAST], names
 
 
 def _file(out: Path, figure: str, name: str, number: int = 0) -> Path:

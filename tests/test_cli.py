@@ -176,7 +176,7 @@ def test_numbers_gone_wrong_have_a_status_of_their_own(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--help",), ("run PRESET", "compare PRESET", "report DIR", "export RUN", "digits", "lucir")),
+        (("--help",), ("run PRESET", "compare PRESET", "report RUN", "export RUN", "digits", "lucir")),
         (("run", "--help"), ("digits", "images")),
         (
             ("run", "digits", "--help"),
@@ -184,7 +184,7 @@ def test_numbers_gone_wrong_have_a_status_of_their_own(capsys, tmp_path):
         ),
         (("run", "digits", "--method", "bic", "--help"), ("--method.holdout",)),
         (("compare", "digits", "--help"), ("--seeds", "--exemplars.unroll-length", "--phases", "--methods")),
-        (("report", "--help"), ("DIR",)),
+        (("report", "--help"), ("RUN", "--out DIR", "report.html")),
         (("export", "--help"), ("RUN", "--to", "exemplars.npz")),
     ],
     ids=str,

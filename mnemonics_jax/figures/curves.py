@@ -9,7 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from mnemonics_jax.compare import Arm
-from mnemonics_jax.figures.style import LINES, WIDTH, label, line_style, new_figure, save
+from mnemonics_jax.figures.style import LINES, WIDTH, label, line_style, new_figure, save, title
+
+_SHORT = 22
+"""Characters up to which three labels fit beside each other in a legend."""
 
 
 class Training(NamedTuple):
@@ -30,8 +33,8 @@ def accuracy_curves(arms: list[Arm], path: Path) -> None:
     Lines of one method share a colour, lines of one exemplar kind a style. Arms whose phases differ are drawn each over
     its own classes.
     """
-    columns = 1 + (len(arms) > 6)
-    figure = new_figure(WIDTH, 4.5 + 0.2 * -(-len(arms) // (2 * columns)))
+    columns = 3 if max(len(arm.label) for arm in arms) <= _SHORT else 2
+    figure = new_figure(WIDTH, 4.5 + 0.2 * -(-len(arms) // columns))
     axes = figure.subplots()
     methods = list(dict.fromkeys(arm.method for arm in arms))
     kinds = list(dict.fromkeys(arm.exemplars for arm in arms))
@@ -48,7 +51,7 @@ def accuracy_curves(arms: list[Arm], path: Path) -> None:
     axes.set(xlabel="classes seen", ylabel="accuracy on all classes seen (%)", ylim=(0, 102))
     axes.grid(alpha=0.3)
     # Below the axes, where it hides no line however low one falls.
-    figure.legend(fontsize=9, ncols=1 + columns, loc="outside lower center", handlelength=3)
+    figure.legend(fontsize=9, ncols=columns, loc="outside lower center", handlelength=3)
     save(figure, path)
 
 
@@ -89,7 +92,7 @@ def outer_loss_curves(
             if len(steps):
                 axes.set_yscale("log")  # the loss of ten classes beside that of two
                 axes.plot(steps, losses, color=colours[phase], marker="o", ms=2.5, lw=1.2)
-        axes.set_title(label(name, 32), fontsize=10)
+        axes.set_title(title(name, 30), fontsize=10)
         axes.set_xlabel(f"outer step ({stage})")
         axes.grid(alpha=0.3)
     for axes in list(grid.flat)[len(runs) :]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.lines import Line2D
 
-from mnemonics_jax.figures.style import CLASSES, MARKERS, WIDTH, label, new_figure, save
+from mnemonics_jax.figures.style import CLASSES, MARKERS, WIDTH, label, new_figure, save, title
 
 _PERPLEXITY = 30
 
@@ -61,7 +61,7 @@ def tsne_panel(clouds: Sequence[Sequence[Cloud | None]], names: Sequence[str], p
             mine = cloud.exemplars[cloud.exemplar_labels == number]
             dark = _blend(colour, "black", 0.15)
             axes.scatter(*mine.T, s=26, color=dark, marker=marker, edgecolors="black", linewidths=0.7, zorder=2)
-        axes.set_title(label(cloud.title, 40), fontsize=10)
+        axes.set_title(title(cloud.title, 30), fontsize=10)
         axes.set(xticks=[], yticks=[])
     handles = [
         Line2D([], [], ls="", marker=MARKERS[i % len(MARKERS)], color=CLASSES[i % len(CLASSES)], mec="black", mew=0.6)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 
-from mnemonics_jax.figures.style import WIDTH, label, new_figure, save
+from mnemonics_jax.figures.style import WIDTH, label, new_figure, save, title
 
 _READABLE = 11
 """Rows of a matrix up to which its numbers are written into it."""
@@ -37,13 +37,13 @@ def group_accuracy(runs: Mapping[str, Float[np.ndarray, "phases groups"]], path:
     figure, axes = _row_of_squares(len(runs))
     for place, (name, matrix) in zip(axes, runs.items(), strict=True):
         image = place.imshow(matrix, cmap="cividis", vmin=0, vmax=100, aspect="equal")
-        title = f"{label(name, 32)}\nforgetting {matrix[0, 0] - matrix[-1, 0]:.1f} points"
-        place.set_title(title, fontsize=10)
+        heading = f"{title(name)}\nforgetting {matrix[0, 0] - matrix[-1, 0]:.1f} points"
+        place.set_title(heading, fontsize=10)
         place.set(xlabel="class group, by arrival", ylabel="after phase")
         for axis in (place.xaxis, place.yaxis):
             axis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, nbins=8))
         if len(matrix) <= _READABLE:
-            size = max(4.0, min(9.0, 34 / len(matrix) * (3 / max(len(runs), 2)) ** 0.5))
+            size = max(4.0, min(9.0, 42 / len(matrix) * (3 / max(len(runs), 2)) ** 0.5))
             for (row, column), value in np.ndenumerate(matrix):
                 if np.isfinite(value):
                     colour = "black" if value > 55 else "white"
@@ -66,7 +66,7 @@ def confusion_matrices(runs: Mapping[str, Confusion], path: Path) -> None:
         for edge in np.cumsum(run.sizes)[:-1] - 0.5:
             place.axhline(edge, color="white", lw=0.7)
             place.axvline(edge, color="white", lw=0.7)
-        place.set_title(label(name, 32), fontsize=10)
+        place.set_title(title(name), fontsize=10)
         place.set(xlabel="predicted", ylabel="true, by arrival")
         _name_classes(place, run.names)
     if len({run.names for run in runs.values()}) == 1:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
 
-from mnemonics_jax.figures.style import WIDTH, label, new_figure, save
+from mnemonics_jax.figures.style import WIDTH, label, new_figure, save, title
 
 Pictures = Shaped[np.ndarray, "classes exemplar height width channel"]
 _SCALES = (1, 2, 3, 4, 5, 8, 10, 15, 20, 30, 50, 100)
@@ -42,7 +42,7 @@ def exemplar_kinds(kinds: Mapping[str, Pictures], names: Sequence[str], path: Pa
 
     Images are uint8, or floats in [0, 1], of one to three channels.
     """
-    save(_blocks({label(kind, 32): _floats(images) for kind, images in kinds.items()}, names), path)
+    save(_blocks({title(kind, 30): _floats(images) for kind, images in kinds.items()}, names), path)
 
 
 def _floats(images: Pictures) -> Float[np.ndarray, "classes exemplar height width channel"]:
@@ -60,13 +60,13 @@ def _blocks(
     figure = new_figure(_NAMES + side * count * (amount + _GAP), 0.45 + side * classes * height / width, squares=True)
     figure.get_layout_engine().set(wspace=0.03)
     grid = figure.subplots(1, count, squeeze=False)[0]
-    for axes, (title, images) in zip(grid, blocks.items(), strict=True):
-        around_zero = diverging is not None and title.startswith(diverging) and images.shape[-1] == 1
+    for axes, (heading, images) in zip(grid, blocks.items(), strict=True):
+        around_zero = diverging is not None and heading.startswith(diverging) and images.shape[-1] == 1
         filler = 0.0 if around_zero else 1.0
         sheet = _sheet(images, filler)
         limits = {"cmap": "PuOr", "vmin": -0.5, "vmax": 0.5} if around_zero else {"cmap": "gray", "vmin": 0, "vmax": 1}
         axes.imshow(sheet, interpolation="nearest", **({} if sheet.ndim == 3 else limits))
-        axes.set_title(title, fontsize=9)
+        axes.set_title(heading, fontsize=9)
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set_visible(False)

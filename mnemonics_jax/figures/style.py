@@ -1,5 +1,6 @@
 """What all figures share: colours that colour-blind readers tell apart, markers, safe labels, how a file is made."""
 
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def label(text: str, room: int = _ROOM) -> str:
     clean = "".join(c if c.isprintable() else "?" for c in text.encode("utf-8", "replace").decode())
     clean = clean if len(clean) <= room else clean[: room - 1] + "…"
     return clean.replace("$", r"\$")
+
+
+def title(text: str, room: int = 24) -> str:
+    """`label` over two lines where one of `room` characters is not enough: axes side by side are not wide."""
+    lines = textwrap.wrap(label(text, 2 * room - 2), room)
+    return "\n".join(lines[:2])
 
 
 def line_style(kind: str | None, kinds: list[str | None]) -> str | tuple:
