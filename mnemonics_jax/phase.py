@@ -182,7 +182,7 @@ def _choose(setup: Setup, state: PhaseState, watch: Watch) -> Memory:
     room = int(stream.dataset.train_counts().max())
     picks = settings.choose([features[group] for group in groups], budget, room, rng)
     chosen = [fresh[group[pick]] for group, pick in zip(groups, picks, strict=True)]
-    # Learning replaces the images, so what they started from is in the log alone.
+    # Learning replaces these images: which they were is in the log alone.
     watch.event("chosen", phase, images=[index.tolist() for index in chosen])
     images = {c: stream.dataset.train_images[i] for c, i in zip(stream.new_classes(phase), chosen, strict=True)}
     return memories.add_classes(memory, images)
