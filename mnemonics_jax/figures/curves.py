@@ -49,9 +49,7 @@ def accuracy_curves(arms: list[Arm], path: Path) -> None:
             error = curves.std(axis=0, ddof=1) / np.sqrt(len(curves))
             axes.fill_between(classes, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
     bottom = max(min(min(run["accuracy"]) for arm in arms for run in arm.runs) // 10 * 10 - 10, 0)
-    axes.set(
-        xlabel="classes seen", ylabel="accuracy on all classes seen (%)", ylim=(max(lowest // 10 * 10 - 10, 0), 102)
-    )
+    axes.set(xlabel="classes seen", ylabel="accuracy on all classes seen (%)", ylim=(bottom, 102))
     axes.grid(alpha=0.3)
     # Below the axes, where it hides no line however low one falls.
     figure.legend(fontsize=9, ncols=columns, loc="outside lower center", handlelength=3)
