@@ -93,7 +93,7 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     text = "".join(output.get("text", "") for output in outputs)
     if name == "quickstart":
-        assert len(pictures) == 4
+        assert len(pictures) == 5
         assert "mean change of a pixel" in text
         assert (tmp_path / "runs" / "quickstart" / "report.html").exists()
     else:
