@@ -49,14 +49,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The events of a metrics.jsonl; none when it does not exist. A last line cut off in the middle is left out."""
+    """The events of a metrics.jsonl up to the first line that is none, as one cut off in the middle.
+
+    None when the file does not exist.
+    """
     lines = path.read_bytes().splitlines() if path.exists() else []
     events = []
     for line in lines:
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except (ValueError, RecursionError):
             break
+        if not isinstance(event, dict):
+            break
+        events.append(event)
     return events
 
 

@@ -49,7 +49,7 @@ class Record:
     @cached_property
     def events(self) -> list[dict[str, Any]]:
         """What was logged; empty where there is none to read."""
-        return [event for event in read_metrics(self.folder / "metrics.jsonl") if isinstance(event, dict)]
+        return read_metrics(self.folder / "metrics.jsonl")
 
     def named(self, name: str) -> list[dict[str, Any]]:
         """The events of that name."""

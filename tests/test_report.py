@@ -130,7 +130,7 @@ def test_logs_are_read_as_they_were_written(tmp_path):
     outer = [
         {"event": "outer", "phase": p, "problem": n, "step": 10, "loss": 0.1 * p + n} for p in (0, 1) for n in (0, 1)
     ]
-    write_run(tmp_path / "run", events=[*train, *outer, 3, {"event": "train", "phase": 1, "epoch": 5, "loss": "x"}])
+    write_run(tmp_path / "run", events=[*train, *outer, {"event": "train", "phase": 1, "epoch": 5, "loss": "x"}, 3])
     record = only(tmp_path / "run")
     training = record.training()
     # Two chunks may pass between two logged epochs.

@@ -50,6 +50,7 @@ def accuracy_curves(arms: list[Arm], path: Path) -> None:
             axes.fill_between(classes, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
     bottom = max(min(min(run["accuracy"]) for arm in arms for run in arm.runs) // 10 * 10 - 10, 0)
     axes.set(xlabel="classes seen", ylabel="accuracy on all classes seen (%)", ylim=(bottom, 102))
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     # Below the axes, where it hides no line however low one falls.
     figure.legend(fontsize=9, ncols=columns, loc="outside lower center", handlelength=3)
@@ -91,16 +92,20 @@ def outer_loss_curves(
     for axes, (name, lines) in zip(grid.flat, runs.items(), strict=False):
         for phase, (steps, losses) in enumerate(lines):
             if len(steps):
-                axes.set_yscale("log")  # the loss of ten classes beside that of two
                 axes.plot(steps, losses, color=colours[phase], marker="o", ms=2.5, lw=1.2)
         axes.set_title(title(name, 30), fontsize=10)
         axes.set_xlabel(f"outer step ({stage})")
         axes.grid(alpha=0.3)
     for axes in list(grid.flat)[len(runs) :]:
         axes.remove()
+    values = [loss for lines in runs.values() for _, losses in lines for loss in losses if loss > 0]
     for row in grid:
         row[0].set_ylabel("outer loss")
-        row[0].yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        # The loss of ten classes stands beside that of two.
+        if values and max(values) > 10 * min(values):
+            row[0].set_yscale("log")
+            row[0].yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+            row[0].yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     edges = mpl.colors.BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
     scale = mpl.cm.ScalarMappable(edges, mpl.colors.ListedColormap(colours))
     ticks = range(0, len(colours), 1 + len(colours) // 10)
