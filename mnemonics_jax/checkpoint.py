@@ -176,6 +176,14 @@ class Checkpoints:
         except Damaged as error:
             raise UserError(f"{error}: every process has to see the same --out") from error
 
+    def after(self, phase: int, setup: Setup, like: PhaseState) -> PhaseState:
+        """The state that `phase` has ended with. Raises `UserError` when that checkpoint is missing or damaged."""
+        end = Point(like._replace(phase=np.asarray(phase + 1, np.int32)))
+        try:
+            return self._restore(self.folder / end.name, setup, like).point.state
+        except Damaged as error:
+            raise UserError(str(error)) from error
+
     def _restore(self, path: Path, setup: Setup, like: PhaseState) -> Saved:
         facts = unseal(path)
         try:

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from mnemonics_jax.checkpoint import SaveConfig
-from mnemonics_jax.compare import compare, find_summaries
+from mnemonics_jax.compare import compare
 from mnemonics_jax.compilations import use_persistent_cache
 from mnemonics_jax.config import PRESETS, Config, make_config
 from mnemonics_jax.console import Display, stdout
@@ -21,8 +20,11 @@ from mnemonics_jax.distributed import Cluster, connect, is_first
 from mnemonics_jax.errors import NumbersError, RunsFailedError, UserError
 from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
 from mnemonics_jax.export import export
+from mnemonics_jax.journal import cannot_write
 from mnemonics_jax.methods import METHODS, method_class
+from mnemonics_jax.records import find_records
 from mnemonics_jax.report import comparison_table, run_table, write_report
+from mnemonics_jax.report_page import write_page
 from mnemonics_jax.run import run
 
 T = TypeVar("T")
@@ -34,7 +36,7 @@ class-incremental learning with learned exemplars
 commands:
   run PRESET      one run; goes on where it stopped if its --out exists
   compare PRESET  methods × exemplar kinds × class orders, as a table and a plot
-  report DIR      table and plot of finished runs, from their files alone
+  report RUN...   tables, figures and a page of finished runs side by side, from their files alone
   export RUN      a run's exemplars as pictures and .npz, and its model, for use elsewhere
 
 presets:
@@ -190,16 +192,24 @@ def _shared(given: object, own: T) -> T:
 
 def _report(words: list[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="mnemonics report", description="Table and plot of the finished runs in DIR, from their files alone."
+        prog="mnemonics report",
+        description="Puts finished runs side by side, from their files alone: comparison.json, accuracy.png, figures/ "
+        "and report.html, a page that needs nothing else.",
     )
-    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of a run or of a comparison")
-    folder = parser.parse_args(words).dir
-    summaries = find_summaries(folder)
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} cannot be written: the report puts comparison.json and accuracy.png there")
-    rows = write_report(summaries, folder)
-    stdout().print(run_table(summaries[0]) if len(summaries) == 1 else comparison_table(rows))
-    print(f"plot: {folder / 'accuracy.png'}")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run or of a comparison")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; RUN when not given")
+    asked = parser.parse_args(words)
+    records = find_records(asked.runs)
+    if asked.out is None and len(asked.runs) > 1:
+        raise UserError(f"{len(asked.runs)} folders: say with --out where their report goes")
+    out = asked.out or asked.runs[0]
+    use_persistent_cache()
+    with cannot_write(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with Display() as display:
+            rows = write_page(records, out, display)
+    stdout().print(run_table(records[0].summary) if len(records) == 1 else comparison_table(rows))
+    print(f"plot: {out / 'accuracy.png'}\nreport: {out / 'report.html'}")
 
 
 def _export(words: list[str]) -> None:

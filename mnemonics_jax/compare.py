@@ -14,7 +14,6 @@ from mnemonics_jax.config import Config
 from mnemonics_jax.console import Display
 from mnemonics_jax.errors import RunsFailedError, UserError
 from mnemonics_jax.exemplars import EXEMPLARS
-from mnemonics_jax.journal import read_json
 from mnemonics_jax.methods import METHODS
 from mnemonics_jax.plan import Job, execute
 
@@ -75,19 +74,6 @@ def compare(
             f"tries them again, `mnemonics report {out}` shows the others"
         )
     return list(outcome.summaries.values())
-
-
-def find_summaries(folder: Path) -> list[Summary]:
-    """The summaries of the finished runs in or below a folder, in order of path.
-
-    Raises `UserError` when there is none.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: name one that a run or a comparison has written")
-    summaries = [read_json(path) for path in sorted(folder.rglob("summary.json"))]
-    if not summaries:
-        raise UserError(f"{folder} holds no finished run (no summary.json): let `mnemonics run` or `compare` end first")
-    return summaries
 
 
 def group_arms(summaries: list[Summary]) -> list[Arm]:

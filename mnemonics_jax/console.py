@@ -60,8 +60,12 @@ class Display:
 
     def stage(self, phase: int, name: str, total: int) -> None:
         """A stage of a phase begins that takes `total` steps."""
-        self._stage, self._total = f"phase {phase} {name}", total
-        self.where = self._stage
+        self.task(f"phase {phase} {name}", total)
+
+    def task(self, name: str, total: int) -> None:
+        """Something begins that takes `total` steps."""
+        self._stage, self._total = name, total
+        self.where = name
         self._began = self._last_line = time.monotonic()
         if self._bar:
             if self._task is not None:
@@ -80,7 +84,8 @@ class Display:
         if now - self._last_line >= _LINE_EVERY:
             self._last_line = now
             left = (now - self._began) / done * (self._total - done)
-            self.say(f"{self._stage}: step {done} of {self._total}, {shown}, {left:.0f} s left")
+            parts = [f"{self._stage}: step {done} of {self._total}", shown, f"{left:.0f} s left"]
+            self.say(", ".join(part for part in parts if part))
 
     def phase_done(self, event: dict[str, Any]) -> None:
         """One line for a finished phase."""

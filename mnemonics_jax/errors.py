@@ -26,6 +26,12 @@ class RunsFailedError(Exception):
     """Some of several runs failed while the others went on. The message names them."""
 
 
+def check_new(what: str, name: str, known: Iterable[str]) -> None:
+    """Raises `UserError` when a `what` of that name is known already."""
+    if name in known:
+        raise UserError(f"there is {what} {name!r} already: give yours another name")
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error for `name` not being one of the `known` names of a `what`, with the near matches."""
     known = sorted(known)

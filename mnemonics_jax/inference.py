@@ -13,6 +13,7 @@ from mnemonics_jax.devices import Devices
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.methods import Bias
 from mnemonics_jax.nets.classifier import Classifier, Variables, apply
+from mnemonics_jax.state import Setup
 
 _BATCH = 256
 
@@ -99,3 +100,17 @@ def by_nearest_mean(
 ) -> Int[np.ndarray, "sample"]:
     """The seen class whose unit mean is nearest to the unit feature, that is, has the largest cosine with it."""
     return np.where(seen, unit(embedding.features) @ unit(means).T, -np.inf).argmax(axis=1)
+
+
+def predict(setup: Setup, phase: int, memory: Memory, variables: Variables, bias: Bias) -> Int[np.ndarray, "sample"]:
+    """The class position that the method's rule predicts for each test image of the classes seen by the end of `phase`.
+
+    The train store has to hold the images of `memory`.
+    """
+    net, augmentation, stream = setup.net, setup.augmentation, setup.stream
+    seen = stream.masks(phase).seen
+    embedding = embed(net, augmentation, variables, setup.test_store, stream.test_indices(phase))
+    if setup.config.method.predicts_by == "nearest_mean":
+        means = exemplar_means(net, augmentation, variables, setup.train_store, setup.first_slot, memory)
+        return by_nearest_mean(embedding, means, seen)
+    return by_classifier(embedding, bias, seen)

@@ -58,14 +58,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The events of a metrics.jsonl; none when it does not exist. A last line cut off in the middle is left out."""
+    """The events of a metrics.jsonl up to the first line that is none, as one cut off in the middle.
+
+    None when the file does not exist.
+    """
     lines = path.read_bytes().splitlines() if path.exists() else []
     events = []
     for line in lines:
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except (ValueError, RecursionError):
             break
+        if not isinstance(event, dict):
+            break
+        events.append(event)
     return events
 
 
@@ -107,8 +113,10 @@ class Journal:
     def _show(self, event: dict[str, Any]) -> None:
         phase, step = event["phase"], event.get("step")
         name = event["event"] if step is None else f"{event['event']}/phase_{phase}"
+        if event.get("problem"):
+            name += f"_{event['problem']}"  # each problem of a phase counts its steps from 1
         for key, value in event.items():
-            if key not in ("event", "phase", "step") and isinstance(value, int | float):
+            if key not in ("event", "phase", "step", "problem") and isinstance(value, int | float):
                 shown = scalar(f"{name}/{key}", value)
                 at = phase if step is None else step
                 self._board.write_event(Event(wall_time=time.time(), step=at, summary=shown))

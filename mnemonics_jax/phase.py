@@ -13,7 +13,7 @@ from mnemonics_jax.exemplars.inner import Models, draw_batches, fit_model
 from mnemonics_jax.exemplars.learning import Samples, Task, group_tasks, half_tasks, new_task, part_of, put_back, solve
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
-from mnemonics_jax.inference import by_classifier, by_nearest_mean, class_means, embed, exemplar_means
+from mnemonics_jax.inference import class_means, embed, predict
 from mnemonics_jax.methods import Bias, Classes, Method
 from mnemonics_jax.metrics import right_by_group
 from mnemonics_jax.nets.classifier import Variables
@@ -46,7 +46,7 @@ def run_phase(setup: Setup, point: PhaseState | Point, watch: Watch, keep: Keep 
         bias = _calibrate(setup, state, variables, samples.held)
         state = state._replace(variables=variables, previous=state.variables, bias=bias)
         if setup.config.method.uses_memory:
-            state = state._replace(memory=_choose(setup, state))
+            state = state._replace(memory=_choose(setup, state, watch))
         point = Point(state, Stage.EXEMPLARS)
     if setup.config.method.uses_memory:
         state = _learn(setup, point, watch, keep)
@@ -166,8 +166,8 @@ def _calibrate(setup: Setup, state: PhaseState, variables: Variables, held: Int[
     return bias
 
 
-def _choose(setup: Setup, state: PhaseState) -> Memory:
-    """The memory cut to its budget, with real images of the new classes."""
+def _choose(setup: Setup, state: PhaseState, watch: Watch) -> Memory:
+    """The memory cut to its budget, with real images of the new classes; which ones is told."""
     stream, settings, phase = setup.stream, setup.config.exemplars, int(state.phase)
     budget = settings.budget(stream.seen(phase))
     memory = memories.shrink(state.memory, budget)
@@ -180,13 +180,11 @@ def _choose(setup: Setup, state: PhaseState) -> Memory:
     rng = generator(state.key, phase, Use.CHOOSE)
     room = int(stream.dataset.train_counts().max())
     picks = settings.choose([features[group] for group in groups], budget, room, rng)
-    return memories.add_classes(
-        memory,
-        {
-            c: stream.dataset.train_images[fresh[group[pick]]]
-            for c, group, pick in zip(stream.new_classes(phase), groups, picks, strict=True)
-        },
-    )
+    chosen = [fresh[group[pick]] for group, pick in zip(groups, picks, strict=True)]
+    # Learning replaces these images: which they were is in the log alone.
+    watch.event("chosen", phase, images=[index.tolist() for index in chosen])
+    images = {c: stream.dataset.train_images[i] for c, i in zip(stream.new_classes(phase), chosen, strict=True)}
+    return memories.add_classes(memory, images)
 
 
 def _learn(setup: Setup, point: Point, watch: Watch, keep: Keep) -> PhaseState:
@@ -229,8 +227,13 @@ def _solve(
     """The task's part of the memory and logarithms of the inner step sizes, solved, and what that did told."""
     state, name = point.state, point.stage.title
     setup.train_store.hold(state.memory.images)
-    phase = int(state.phase)
+    phase, problem = int(state.phase), point.stage - Stage.EXEMPLARS + point.part
     watch.stage(phase, name, task.steps)
+
+    def report(done: int, loss: float) -> None:
+        watch.advance(done, loss=loss)
+        watch.event("outer", phase, step=done, problem=problem, stage=name, loss=loss)
+
     try:
         memory, log_rates, learned = solve(
             setup.inner_program,
@@ -242,8 +245,8 @@ def _solve(
             Samples(setup.train_store, data, setup.sample_labels(state.memory)),
             state.key,
             phase,
-            point.stage - Stage.EXEMPLARS + point.part,
-            lambda done, loss: watch.advance(done, loss=loss),
+            problem,
+            report,
             begun=_begun(point),
             keep=lambda done, work: keep(point._replace(done=done, work=work)),
         )
@@ -285,16 +288,9 @@ def _exemplar_model(setup: Setup, state: PhaseState) -> Variables:
 
 def _evaluate(setup: Setup, state: PhaseState, variables: Variables, bias: Bias) -> Int32[np.ndarray, "groups"]:
     """Test images of each phase's classes that the method's prediction rule gets right; zero for classes to come."""
-    net, augmentation, stream = setup.net, setup.augmentation, setup.stream
-    index = stream.test_indices(int(state.phase))
-    seen = stream.masks(int(state.phase)).seen
-    embedding = embed(net, augmentation, variables, setup.test_store, index)
-    if setup.config.method.predicts_by == "nearest_mean":
-        means = exemplar_means(net, augmentation, variables, setup.train_store, setup.first_slot, state.memory)
-        guesses = by_nearest_mean(embedding, means, seen)
-    else:
-        guesses = by_classifier(embedding, bias, seen)
-    return right_by_group(stream.test_labels[index], guesses, stream.phase_of_class())
+    stream, phase = setup.stream, int(state.phase)
+    labels = stream.test_labels[stream.test_indices(phase)]
+    return right_by_group(labels, predict(setup, phase, state.memory, variables, bias), stream.phase_of_class())
 
 
 def _with_row(

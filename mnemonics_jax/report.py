@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mnemonics_jax.compare import Summary, comparison, group_arms
+from mnemonics_jax.figures import accuracy_curves
 from mnemonics_jax.files import write_json
-from mnemonics_jax.plots import accuracy_curves
 
 
 def write_report(summaries: list[Summary], out: Path) -> list[dict[str, Any]]:
@@ -31,11 +31,11 @@ def comparison_table(rows: list[dict[str, Any]]) -> Table:
             row["method"],
             row["exemplars"] or "none",
             str(row["seeds"]),
-            _figure(row, "average_accuracy"),
-            _figure(row, "average_accuracy_exemplar_model"),
-            _figure(row, "forgetting"),
-            _figure(row, "paired_gain_vs_herding", sign="+"),
-            _figure(row, "paired_gain_exemplar_model_vs_herding", sign="+"),
+            mean_and_error_text(row, "average_accuracy"),
+            mean_and_error_text(row, "average_accuracy_exemplar_model"),
+            mean_and_error_text(row, "forgetting"),
+            mean_and_error_text(row, "paired_gain_vs_herding", sign="+"),
+            mean_and_error_text(row, "paired_gain_exemplar_model_vs_herding", sign="+"),
         )
     return table
 
@@ -67,7 +67,8 @@ def run_table(summary: Summary) -> Table:
     return table
 
 
-def _figure(row: dict[str, Any], name: str, sign: str = "") -> str:
+def mean_and_error_text(row: dict[str, Any], name: str, sign: str = "") -> str:
+    """A figure of a row of comparison.json: mean ± standard error, or the mean alone; a dash where there is none."""
     mean, error = row[f"{name}_mean"], row.get(f"{name}_sem")
     if mean is None:
         return "–"

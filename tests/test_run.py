@@ -19,6 +19,7 @@ from mnemonics_jax import phase as phases
 from mnemonics_jax.checkpoint import Checkpoints
 from mnemonics_jax.console import Display
 from mnemonics_jax.errors import NumbersError, UserError
+from mnemonics_jax.journal import Journal
 from mnemonics_jax.run import run
 from mnemonics_jax.state import initial_state, make_setup
 from mnemonics_jax.training import all_finite
@@ -123,7 +124,7 @@ def test_a_run_writes_its_files(config, whole):
     }
     assert json.loads((out / "summary.json").read_text()) == summary
     assert json.loads((out / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
-    assert {event["event"] for event in events(out)} == {"train", "exemplars", "phase"}
+    assert {event["event"] for event in events(out)} == {"train", "chosen", "outer", "exemplars", "phase"}
 
 
 def test_the_summary_has_the_documented_keys_and_adds_up(whole):
@@ -212,6 +213,14 @@ def test_another_configuration_is_refused_with_what_differs(tiny, whole):
     assert "exemplars.outer_steps: 6 there, 7 asked for" in message
     assert "batch_size" not in message
     assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.name != "lock"} == before
+
+
+def test_the_problems_of_a_phase_have_curves_of_their_own(tmp_path):
+    journal = Journal(tmp_path, [])
+    for problem in (0, 1):
+        journal.write({"event": "outer", "phase": 2, "step": 10, "problem": problem, "stage": "adjusting", "loss": 0.5})
+    journal.close()
+    assert tensorboard_scalars(tmp_path) == [("outer/phase_2/loss", 10, 0.5), ("outer/phase_2_1/loss", 10, 0.5)]
 
 
 def test_the_seed_decides_everything(tiny, config, whole, tmp_path):

@@ -1,6 +1,6 @@
 """Class-incremental methods: one file each, one line in the registry."""
 
-from mnemonics_jax.errors import unknown_name
+from mnemonics_jax.errors import check_new, unknown_name
 from mnemonics_jax.methods.base import Bias, Classes, LossInputs, Method
 from mnemonics_jax.methods.bic import BiC
 from mnemonics_jax.methods.finetune import Finetune
@@ -12,6 +12,13 @@ from mnemonics_jax.methods.lwf import LwF
 METHODS: dict[str, type[Method]] = {cls.name: cls for cls in (LwF, ICaRL, BiC, LUCIR, Finetune, Joint)}
 
 
+def register_method(cls: type[Method]) -> type[Method]:
+    """Adds a method under its `name`; a class decorator. Raises `UserError` when the name is taken."""
+    check_new("a method", cls.name, METHODS)
+    METHODS[cls.name] = cls
+    return cls
+
+
 def method_class(name: str) -> type[Method]:
     """The method of that name. Raises `UserError` with the near matches when there is none."""
     if name not in METHODS:
@@ -19,4 +26,4 @@ def method_class(name: str) -> type[Method]:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Bias", "Classes", "LossInputs", "Method", "method_class"]
+__all__ = ["METHODS", "Bias", "Classes", "LossInputs", "Method", "method_class", "register_method"]
