@@ -158,13 +158,14 @@ def _compare(words: list[str]) -> None:
         exemplar_class(name)
     # The flags are those of the first method and of the kind with the most settings; each arm takes what it has.
     richest = max(kinds, key=lambda kind: len(dataclasses.fields(EXEMPLARS[kind])))
+    first = make_config(preset, methods[0], richest)
     parsed = tyro.cli(
         _Compare,
         prog=f"mnemonics compare {preset}",
         description=f"Methods × exemplar kinds × class orders on the preset {preset}: {PRESETS[preset].summary}.\n\n"
-        f"--methods {{{','.join(METHODS)}}} ... and --exemplars {{{','.join(EXEMPLARS)}}} ... choose the arms. All "
-        "other settings are shared by the arms that have them.",
-        default=_Compare(make_config(preset, methods[0], richest)),
+        f"--methods {{{','.join(METHODS)}}} ... and --exemplars {{{','.join(EXEMPLARS)}}} ... choose the arms. Any "
+        "other setting that is changed is so for all arms that have it.",
+        default=_Compare(first),
         args=words,
     )
 
@@ -173,8 +174,8 @@ def _compare(words: list[str]) -> None:
         return dataclasses.replace(
             parsed.config,
             seed=seed,
-            method=_shared(parsed.config.method, own.method),
-            exemplars=_shared(parsed.config.exemplars, own.exemplars),
+            method=_changed(parsed.config.method, first.method, own.method),
+            exemplars=_changed(parsed.config.exemplars, first.exemplars, own.exemplars),
         )
 
     use_persistent_cache()
@@ -184,10 +185,11 @@ def _compare(words: list[str]) -> None:
     print(f"plot: {parsed.out / 'accuracy.png'}")
 
 
-def _shared(given: object, own: T) -> T:
-    """`own` with the values of `given` for the fields that both have."""
+def _changed(given: object, default: object, own: T) -> T:
+    """`own` with the values of `given` that are not those of `default`, for the fields that it has."""
     names = {f.name for f in dataclasses.fields(own)} & {f.name for f in dataclasses.fields(given)}
-    return dataclasses.replace(own, **{name: getattr(given, name) for name in names})
+    changed = [name for name in names if getattr(given, name) != getattr(default, name)]
+    return dataclasses.replace(own, **{name: getattr(given, name) for name in changed})
 
 
 def _report(words: list[str]) -> None:

@@ -31,7 +31,7 @@ SETTINGS = Mnemonics(
     outer_augment=False,
     remat="step",
 )
-INITS = ("class_means", "current", "reset_head", "previous", "perturbed", "partly_reset", "fresh")
+INITS = ("ridge", "class_means", "current", "reset_head", "previous", "perturbed", "partly_reset", "fresh")
 SCOPES = ("head", "last_stage", "all")
 
 

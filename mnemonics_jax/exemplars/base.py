@@ -24,12 +24,15 @@ class Exemplars(ABC):
 
     unroll_length: int = 10
     """T, inner steps with which a model is fitted to the exemplars: Θ^E, and inside the meta-gradient. 0, with
-    inner_init class_means only, leaves the nearest-mean classifier, the inner problem solved in closed form."""
-    inner_init: Literal["class_means", "current", "reset_head", "previous", "perturbed", "partly_reset", "fresh"] = (
-        "reset_head"
-    )
-    """Where the inner loop starts: Θ_i whose head compares with the exemplars' mean features; Θ_i; Θ_i with a new head;
-    Θ_{i-1}; Θ_i with noise; Θ_i with a new head and last stage; a new network."""
+    inner_init ridge or class_means only, solves the inner problem in closed form: their head is not trained on."""
+    inner_init: Literal[
+        "ridge", "class_means", "current", "reset_head", "previous", "perturbed", "partly_reset", "fresh"
+    ] = "reset_head"
+    """Where the inner loop starts: Θ_i whose head is a ridge regression on the exemplars' features; Θ_i whose head
+    compares with their class means; Θ_i; Θ_i with a new head; Θ_{i-1}; Θ_i with noise; Θ_i with a new head and last
+    stage; a new network."""
+    inner_ridge: float = 1.0
+    """λ of inner_init ridge, beside features of length one."""
     inner_scope: Literal["head", "last_stage", "all"] = "all"
     """Which parameters the inner loop trains."""
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
@@ -49,17 +52,24 @@ class Exemplars(ABC):
             raise UserError(f"--exemplars.per-class {self.per_class}: keep at least one exemplar of each class")
         if self.total is not None and self.total < 1:
             raise UserError(f"--exemplars.total {self.total}: keep at least one exemplar of each class")
-        if self.unroll_length < (0 if self.inner_init == "class_means" else 1):
+        if self.unroll_length < (0 if self.fits_head else 1):
             raise UserError(
                 f"--exemplars.unroll-length {self.unroll_length}: the inner loop needs at least one step "
-                "(none with --exemplars.inner-init class_means)"
+                "(none with --exemplars.inner-init ridge or class_means)"
             )
+        if self.inner_ridge <= 0:
+            raise UserError(f"--exemplars.inner-ridge {self.inner_ridge}: must be positive")
         if self.inner_batch is not None and self.inner_batch < 1:
             raise UserError(f"--exemplars.inner-batch {self.inner_batch}: must be positive, or left out for all")
         if self.inner_learning_rate <= 0:
             raise UserError(f"--exemplars.inner-learning-rate {self.inner_learning_rate}: must be positive")
         if not 0 <= self.inner_momentum < 1:
             raise UserError(f"--exemplars.inner-momentum {self.inner_momentum}: choose from 0 up to below 1")
+
+    @property
+    def fits_head(self) -> bool:
+        """Whether the inner loop starts from a head that is a closed-form function of the exemplars."""
+        return self.inner_init in ("ridge", "class_means")
 
     def capacity(self, base_classes: int) -> int:
         """M, the most exemplars a class ever has: its budget in the base phase."""

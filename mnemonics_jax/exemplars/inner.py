@@ -18,7 +18,16 @@ from mnemonics_jax.devices import Devices, all_devices
 from mnemonics_jax.exemplars.base import Exemplars
 from mnemonics_jax.methods.losses import cross_entropy
 from mnemonics_jax.nets import scope_of
-from mnemonics_jax.nets.classifier import Classifier, Variables, apply, apply_head, imprint_means, init, reset_head
+from mnemonics_jax.nets.classifier import (
+    Classifier,
+    Variables,
+    apply,
+    apply_head,
+    imprint_means,
+    imprint_ridge,
+    init,
+    reset_head,
+)
 from mnemonics_jax.nets.transfer import restrict_transfer
 
 
@@ -82,7 +91,7 @@ def start_point(program: InnerProgram, key: PRNGKeyArray, models: Models, shape:
     """Where the inner loop starts, by `inner_init`. `shape` is (height, width, channel)."""
     net, current = program.net, models.current
     match program.settings.inner_init:
-        case "current" | "class_means":  # `fit` sets the head, which depends on the exemplars
+        case "current" | "class_means" | "ridge":  # `fit` sets the head, which depends on the exemplars
             return current
         case "previous":
             return models.previous
@@ -131,10 +140,10 @@ def fit(
     tells whether weight transfer has frozen the convolution kernels.
     """
     settings, net = program.settings, program.net
-    if settings.inner_scope == "head" or settings.inner_init == "class_means":
+    if settings.inner_scope == "head" or settings.fits_head:
         features = apply(net, start, program.prepare_images(key, pixels)).features
-    if settings.inner_init == "class_means":
-        start = start._replace(params=imprint_means(start.params, features, labels, batches.usable))
+    if settings.fits_head:
+        start = start._replace(params=_fitted_head(settings, start.params, features, labels, batches.usable))
     if settings.unroll_length == 0:
         return start
     trained, fixed = _split(start.params, scope_of(start.params, settings.inner_scope))
@@ -168,6 +177,18 @@ def fit(
     return merged(bilevel.unroll(loss, optimizer, trained, (pixels, rates), steps, config=settings.unroll()))
 
 
+def _fitted_head(
+    settings: Exemplars,
+    params: dict,
+    features: Float[Array, "slots feature"],
+    labels: Int[Array, "slots"],
+    usable: Float[Array, "slots"],
+) -> dict:
+    if settings.inner_init == "ridge":
+        return imprint_ridge(params, features, labels, usable, settings.inner_ridge)
+    return imprint_means(params, features, labels, usable)
+
+
 def _split(params: dict, chosen: dict) -> tuple[dict, dict]:
     """Params as two flat dicts, those to train and those to leave."""
     flat, chosen = flatten_dict(params), flatten_dict(chosen)
@@ -187,8 +208,8 @@ def fit_model(
 ) -> Variables:
     """Θ^E: the inner loop's result on the memory as it is stored.
 
-    Where no step follows the class means, these are iCaRL's, of the images as they are and of their mirror images:
-    one random crop of each is the right thing for learning, not for a model to keep.
+    A head in closed form that no step follows is fitted to the images as they are and to their mirror images, as
+    iCaRL's means are: one random crop of each is the right thing for learning, not for a model to keep.
     """
     if program.settings.unroll_length == 0:
         program = replace(program, settings=replace(program.settings, inner_augment=False))

@@ -16,6 +16,7 @@ SCOPES = ("head", "last_stage", "all")
 
 
 _MEANS_SCALE = 20.0
+_RIDGE_SCALE = 10.0
 
 
 class Outputs(NamedTuple):
@@ -99,16 +100,44 @@ def imprint_means(
     The logits are that cosine times 20, exactly so for a cosine head; a linear head multiplies it with the feature's
     length over the root mean square length of `features` besides, which changes no order. A function of `features`.
     """
-    head = params["head"]
     unit = normalize(features, axis=-1) * weights[:, None]
-    means = jnp.zeros(head["kernel"].shape[::-1], features.dtype).at[labels].add(unit)
-    directions = normalize(means, axis=-1).T
+    means = jnp.zeros(params["head"]["kernel"].shape[::-1], features.dtype).at[labels].add(unit)
+    return _with_kernel(params, normalize(means, axis=-1).T, _MEANS_SCALE, features, weights)
+
+
+def imprint_ridge(
+    params: dict,
+    features: Float[Array, "sample features"],
+    labels: Int[Array | np.ndarray, "sample"],
+    weights: Float[Array | np.ndarray, "sample"],
+    strength: float,
+) -> dict:
+    """`params` with a head fitted by ridge regression: W = Fᵀ (F Fᵀ + λ I)⁻¹ Y.
+
+    The rows of F are the unit features of the samples of weight one, those of Y their classes as one-hot vectors, and
+    λ is `strength`; as it grows, the columns of W turn towards the class means. A linear head's logits are those of
+    the regression times 10 and the feature's length as in `imprint_means`; a cosine head takes the directions of the
+    columns alone. A function of `features`.
+    """
+    unit = normalize(features, axis=-1) * weights[:, None]
+    targets = jax.nn.one_hot(labels, params["head"]["kernel"].shape[1], dtype=features.dtype) * weights[:, None]
+    gram = unit @ unit.T + strength * jnp.eye(len(unit), dtype=features.dtype)
+    kernel = unit.T @ jax.scipy.linalg.solve(gram, targets, assume_a="pos")
+    return _with_kernel(params, kernel, _RIDGE_SCALE, features, weights)
+
+
+def _with_kernel(
+    params: dict,
+    kernel: Float[Array, "features classes"],
+    scale: float,
+    features: Float[Array, "sample features"],
+    weights: Float[Array | np.ndarray, "sample"],
+) -> dict:
+    head = params["head"]
     if "sigma" in head:
-        return params | {"head": {"kernel": directions, "sigma": jnp.full_like(head["sigma"], _MEANS_SCALE)}}
+        return params | {"head": {"kernel": kernel, "sigma": jnp.full_like(head["sigma"], scale)}}
     squares = (jnp.square(features).sum(-1) * weights).sum() / weights.sum()
-    return params | {
-        "head": {"kernel": _MEANS_SCALE * jax.lax.rsqrt(squares) * directions, "bias": jnp.zeros_like(head["bias"])}
-    }
+    return params | {"head": {"kernel": scale * jax.lax.rsqrt(squares) * kernel, "bias": jnp.zeros_like(head["bias"])}}
 
 
 def scope_of(params: dict, scope: str) -> dict:
