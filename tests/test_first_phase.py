@@ -55,6 +55,11 @@ def theta_0(setup):
     return caught.value.args[0]
 
 
+def with_method(config, **changes):
+    """The setup of `config` with settings of its method changed."""
+    return make_setup(dataclasses.replace(config, method=dataclasses.replace(config.method, **changes)))
+
+
 def bits(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
@@ -88,15 +93,15 @@ def test_methods_of_one_name_train_the_same_first_model(tiny):
     assert all(models[name] == models["lwf"] for name in alike)
     assert setups["lucir"].config.method.first_phase != "cross-entropy"
     assert models["lucir"] != models["lwf"]
-    sigmoid = tiny.setup("icarl", "random", method={"objective": "sigmoid"}, **SHORT)
+    sigmoid = with_method(setups["icarl"].config, objective="sigmoid")
     assert sigmoid.config.method.first_phase != "cross-entropy"
     assert bits(theta_0(sigmoid)) != models["icarl"]
 
 
 def test_settings_that_count_from_phase_1_on_leave_the_first_model_alone(tiny):
     one = tiny.setup("lucir", "random", **SHORT)
-    changes = {"method": {"lambda_base": 10.0, "margin": 0.1, "margin_weight": 3.0}, "stream": {"phases": 5}}
-    other = tiny.setup("lucir", "mnemonics", **{**SHORT, **changes}, exemplars={"per_class": 2})
+    other = tiny.config("lucir", "mnemonics", **{**SHORT, "stream": {"phases": 5}}, exemplars={"per_class": 2})
+    other = with_method(other, lambda_base=10.0, margin=0.1, margin_weight=3.0)
     assert origin(one) == origin(other)
     assert bits(theta_0(one)) == bits(theta_0(other))
 
