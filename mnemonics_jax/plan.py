@@ -64,6 +64,12 @@ def execute(jobs: Sequence[Job], out: Path, display: Display, save: SaveConfig |
     return outcome
 
 
+def progress(folder: Path) -> str:
+    """How far the run in `folder` has come, from its files alone: done, failed, begun or to do."""
+    marks = {"done": "summary.json", "failed": FAILURE, "begun": "config.json"}
+    return next((state for state, name in marks.items() if (folder / name).exists()), "to do")
+
+
 def attempt(job: Job, out: Path, display: Display, save: SaveConfig | None, load: data.Load, outcome: Outcome) -> None:
     """Runs one job and puts its summary, or the message of its failure, into `outcome`."""
     folder = out / job.name
