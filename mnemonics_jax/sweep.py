@@ -93,6 +93,7 @@ class Sweep:
         for key in FIGURES:
             row[key] = {seed: _figure(summary, key) for seed, summary in runs.items()}
             row[f"{key}_mean"], row[f"{key}_sem"] = mean_and_error([v for v in row[key].values() if v is not None])
+        row["seconds_least"] = min(row["seconds"].values(), default=None)
         memories = [read_json(folder / _MEMORY) for folder in folders.values() if (folder / _MEMORY).exists()]
         row["outer_step_bytes"] = memories[0]["temporary_bytes"] if memories else None
         herded = {}

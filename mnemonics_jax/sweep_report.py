@@ -22,7 +22,7 @@ _COLUMNS = {
     "forgetting (points)": "forgetting",
     "gain Θ over herding": "gain",
     "gain Θᴱ over herding": "gain_exemplar_model",
-    "seconds": "seconds",
+    "seconds (fastest order)": "seconds_least",
     "outer step (MB)": "outer_step_megabytes",
 }
 
@@ -53,9 +53,9 @@ def _markdown(sweep: Sweep, rows: list[Row]) -> str:
     lines = [
         f"# {sweep.preset}, {sweep.method or 'its method'}, {sweep.seeds} class orders{f', {fixed}' if fixed else ''}",
         "",
-        "Mean ± standard error over class orders; gains are paired by class order, in points. Seconds are those of "
-        "whole runs, compilation and the first phase included, whichever run has trained it. The outer step's memory "
-        "is temporary memory of its compiled program.",
+        "Mean ± standard error over class orders; gains are paired by class order, in points. Seconds are those of a "
+        "whole run, its first phase included, whichever run has trained that; of the fastest class order, since the "
+        "first one may have to compile. The outer step's memory is temporary memory of its compiled program.",
         "",
     ]
     shown = {head: key for head, key in _COLUMNS.items() if sweep.herding or not key.startswith("gain")}
@@ -78,7 +78,7 @@ def _value(row: Row, key: str) -> tuple[float | None, float | None]:
     """A figure and its standard error, None where there is none."""
     if key == "outer_step_megabytes":
         return (row["outer_step_bytes"] and row["outer_step_bytes"] / 1e6), None
-    return row[f"{key}_mean"], row[f"{key}_sem"]
+    return (row[f"{key}_mean"], row[f"{key}_sem"]) if f"{key}_mean" in row else (row[key], None)
 
 
 def _text(row: Row, key: str) -> str:
