@@ -94,6 +94,7 @@ def execute_one(
     """The summary of one job, run if it is not finished. An exception on the way is recorded in failure.json."""
     folder = out / job.name
     try:
+        (folder / FAILURE).unlink(missing_ok=True)
         summary = finished(folder, display)
         if summary is None:
             summary = run(job.config, folder, display, save, first_phases=out / FIRST_PHASES, load=load)
@@ -103,7 +104,6 @@ def execute_one(
         known = isinstance(error, UserError | NumbersError)
         record_failure(folder, error, display.where, None if known else traceback.format_exc())
         raise
-    (folder / FAILURE).unlink(missing_ok=True)
     return summary
 
 

@@ -4,16 +4,20 @@ import hashlib
 import json
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from mnemonics_jax import data
 from mnemonics_jax.checkpoint import SaveConfig
 from mnemonics_jax.compilations import use_persistent_cache
 from mnemonics_jax.console import Display
 from mnemonics_jax.errors import UserError
+from mnemonics_jax.journal import read_json
 from mnemonics_jax.plan import FAILURE, After, Job, Outcome, check, execute_one, record_failure
 from mnemonics_jax.run import finished
 
@@ -59,6 +63,8 @@ def execute_on_ray(
         from ray import tune
     except ImportError as error:
         raise UserError(f'--executor ray needs Ray ({error}): pip install "mnemonics-jax[ray]"') from error
+    # This process only checks and waits; the memory of its GPUs is for the workers.
+    jax.config.update("jax_platforms", "cpu")
     check(jobs, out, save or SaveConfig(), data.load)
     out, place = out.absolute(), Path.cwd()
     named = {job.name: job for job in jobs}
@@ -73,7 +79,10 @@ def execute_on_ray(
 
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(**({} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}))
+        with warnings.catch_warnings():
+            # JAX warns of forks; these go straight on to other programs.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            ray.init(**({} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}))
     # What fails is told at the end, and lies in the runs' folders.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     trainable = tune.with_resources(point, {"cpu": config.cpus_per_point, "gpu": config.gpus_per_point})
@@ -110,10 +119,10 @@ def _outcome(named: dict[str, Job], out: Path, errors: dict[str, Exception | Non
             outcome.summaries[name] = summary
             continue
         error = error or UserError(f"Ray counts it as finished, but it is not: remove {out / 'ray'} to start it anew")
+        # Where a worker was lost there is no record but Ray's.
         if not (out / name / FAILURE).exists():
             record_failure(out / name, error, "", None)
-        # Ray puts the worker's traceback before the message.
-        outcome.failures[name] = str(error).strip().splitlines()[-1]
+        outcome.failures[name] = read_json(out / name / FAILURE)["message"]
     outcome.tell(display)
     return outcome
 

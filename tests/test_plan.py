@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import pytest
 
@@ -135,6 +136,11 @@ def test_a_failed_job_is_recorded_and_tried_again(tiny, tmp_path, monkeypatch, e
     assert (list(again.summaries), again.failures) == (["seed0", "seed1", "seed2"], {})
     assert not (tmp_path / "seed1" / "failure.json").exists()
     assert without(again.summaries["seed1"]) == without(run(jobs[1].config, tmp_path / "alone", Display()))
+
+
+def test_errors_travel_between_processes():
+    error = pickle.loads(pickle.dumps(NumbersError("the loss is not finite", "do less")))
+    assert (str(error), error.advice) == ("the loss is not finite", "do less")
 
 
 def test_an_interruption_ends_the_whole_plan(tiny, tmp_path, monkeypatch):

@@ -44,19 +44,32 @@ def job(words, settings, point):
     return sweep.job(point, "mnemonics", 0)
 
 
-def test_ray_runs_the_points_and_tells_of_the_failed_one(tmp_path):
-    axis = "train.learning_rate=0.1,1e20"
-    out = tmp_path / "out"
+def test_a_point_on_ray_ends_as_it_does_here(tmp_path):
+    axis, out = "train.learning_rate=0.1", tmp_path / "out"
     child = subprocess.run(
         command(out, "--sweep", axis, *ON_RAY, "0"), check=False, capture_output=True, text=True, cwd=tmp_path
     )
-    assert child.returncode == 3, child.stderr
-    assert "| 0.1 |" in child.stdout
-    assert "- train.learning_rate=1e20, seed 0: phase 0: the training loss is not finite" in child.stdout
-    good = job([axis], SETTINGS, {"train.learning_rate": "0.1"})
-    assert without(summary(out / good.name)) == without(run(good.config, tmp_path / "alone", Display()))
-    record = json.loads((out / "learning_rate=1e20/seed0/failure.json").read_text())
-    assert (record["error"], record["where"]) == ("NumbersError", "phase 0 training")
+    assert child.returncode == 0, child.stderr
+    assert "| 0.1 | 1 |" in child.stdout
+    point = job([axis], SETTINGS, {"train.learning_rate": "0.1"})
+    assert without(summary(out / point.name)) == without(run(point.config, tmp_path / "alone", Display()))
+    assert len(list((out / "ray").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_a_failed_point_is_told_and_tried_again(tmp_path):
+    axis, out = "train.learning_rate=0.1,1e20", tmp_path / "out"
+    words = command(out, "--sweep", axis, *ON_RAY, "0")
+    for _ in range(2):
+        child = subprocess.run(words, check=False, capture_output=True, text=True, cwd=tmp_path)
+        assert child.returncode == 3, child.stderr
+        assert "- train.learning_rate=1e20, seed 0: phase 0: the training loss is not finite" in child.stdout
+        assert "learning_rate=1e20/seed0 failed: phase 0: the training loss" in " ".join(child.stderr.split())
+        assert summary(out / "learning_rate=0.1" / "seed0")["average_accuracy"] > 0
+        failure = out / "learning_rate=1e20" / "seed0" / "failure.json"
+        record = json.loads(failure.read_text())
+        assert (record["error"], record["where"]) == ("NumbersError", "phase 0 training")
+        failure.unlink()
     assert len(list((out / "ray").iterdir())) == 1
 
 
