@@ -63,7 +63,8 @@ class _Compare:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of the `mnemonics` command. Exit status: 0, 2 for a user's mistake, 3 for numbers gone wrong.
+    """Entry point of the `mnemonics` command. Exit status: 0, 2 for a user's mistake, 3 for numbers gone wrong, in
+    one run or in some of several.
 
     A run that SIGTERM ends after saving exits with 75, one that Ctrl-C ends with 130.
     """

@@ -120,7 +120,8 @@ def check(jobs: Sequence[Job], out: Path, save: SaveConfig, load: data.Load) -> 
     save.validate()
     names: set[str] = set()
     for job in jobs:
-        if job.name in names or job.name.split("/")[0] in (FIRST_PHASES, "", "..", "."):
+        parts = job.name.split("/")
+        if job.name in names or parts[0] == FIRST_PHASES or {"", ".", ".."} & {*parts}:
             raise UserError(f"{job.name!r} cannot be the name of a run here: choose another, and each only once")
         names.add(job.name)
         try:

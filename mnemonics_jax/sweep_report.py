@@ -115,6 +115,8 @@ def _plot(sweep: Sweep, rows: list[Row], path: Path) -> None:
         else:
             axes.set_xticks(range(len(values)), values, rotation=30, ha="right")
         axes.grid(alpha=0.3)
+        if key in ("seconds_least", "outer_step_megabytes"):
+            axes.set_ylim(bottom=0)
     for axes in panels.flat[len(shown) :]:
         axes.set_axis_off()
     if others:

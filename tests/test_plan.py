@@ -81,7 +81,7 @@ def test_every_job_is_checked_before_the_first_trains(tiny, tmp_path, monkeypatc
     for name, (config, message) in bad.items():
         with pytest.raises(UserError, match=message):
             execute([Job("good", good), Job(name, config)], tmp_path / "out", Display())
-    for names in (("a", "a"), ("first-phases",), ("../a",)):
+    for names in (("a", "a"), ("first-phases",), ("../a",), ("a/../../b",), ("/a",), ("",)):
         with pytest.raises(UserError, match="cannot be the name of a run"):
             execute([Job(name, good) for name in names], tmp_path / "out", Display())
     assert not (tmp_path / "out").exists()
