@@ -116,7 +116,7 @@ def _plot(sweep: Sweep, rows: list[Row], path: Path) -> None:
             axes.set_xticks(range(len(values)), values, rotation=30, ha="right")
         axes.grid(alpha=0.3)
         if key in ("seconds_least", "outer_step_megabytes"):
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     for axes in panels.flat[len(shown) :]:
         axes.set_axis_off()
     if others:
