@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mnemonics_jax.cli import reports_errors
 from mnemonics_jax.compare import mean_and_error
 from mnemonics_jax.compilations import use_persistent_cache
 from mnemonics_jax.config import PRESETS, Config, make_config
@@ -22,8 +21,9 @@ from mnemonics_jax.console import Display
 from mnemonics_jax.errors import UserError
 from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.methods import METHODS, method_class
-from mnemonics_jax.overrides import override
+from mnemonics_jax.overrides import has, override, pairs
 from mnemonics_jax.plan import Job, execute
+from mnemonics_jax.program import ending
 
 Settings = dict[str, str]
 
@@ -116,11 +116,10 @@ class Ablations:
     def config(self, row: Row, method: str, seed: int) -> Config:
         """The configuration of a row's run."""
         plain = make_config(self.preset, method, row.kind)
-        own = {field.name for field in dataclasses.fields(plain.exemplars)}
         settings = {**self.fixed, **row.settings}
         # A setting that another exemplar kind has is not this one's mistake; any other unknown name is.
-        foreign = {f"exemplars.{f.name}" for kind in EXEMPLARS.values() for f in dataclasses.fields(kind)}
-        kept = {k: v for k, v in settings.items() if k not in foreign or k.removeprefix("exemplars.") in own}
+        others = [make_config(self.preset, method, kind) for kind in EXEMPLARS]
+        kept = {k: v for k, v in settings.items() if has(plain, k) or not any(has(other, k) for other in others)}
         return dataclasses.replace(override(plain, kept), seed=seed)
 
     def job(self, row: Row, method: str, seed: int) -> Job:
@@ -212,9 +211,7 @@ def main(words: list[str] | None = None) -> int:
     for method in asked.methods:
         if not method_class(method).uses_memory:
             raise UserError(f"--methods {method} keeps no exemplars: there is nothing to compare")
-    if wrong := [pair for pair in asked.set if "=" not in pair]:
-        raise UserError(f"--set {wrong[0]}: write FIELD=VALUE, as exemplars.per_class=5")
-    ablations = Ablations(asked.preset, dict(pair.split("=", 1) for pair in asked.set), asked.methods, asked.seeds)
+    ablations = Ablations(asked.preset, pairs(asked.set, "--set"), asked.methods, asked.seeds)
     jobs = ablations.jobs(asked.tables)
     if asked.list:
         for job in jobs:
@@ -229,5 +226,5 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with reports_errors():
+    with ending("ablations"):
         sys.exit(main())

@@ -23,20 +23,19 @@ from jaxtyping import Bool, Float
 from rich.table import Table
 
 from mnemonics_jax import data
-from mnemonics_jax.cli import reports_errors
 from mnemonics_jax.compare import mean_and_error
 from mnemonics_jax.compilations import use_persistent_cache
 from mnemonics_jax.config import PRESETS, Config, make_config
 from mnemonics_jax.console import Display, stdout
-from mnemonics_jax.errors import UserError
 from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.exemplars.inner import InnerProgram, Models, draw_batches, fit_model
 from mnemonics_jax.inference import by_classifier, by_nearest_mean, embed, exemplar_means
 from mnemonics_jax.methods.finetune import Finetune
 from mnemonics_jax.nets.classifier import Variables
-from mnemonics_jax.overrides import override, settable
+from mnemonics_jax.overrides import has, override, pairs
 from mnemonics_jax.phase import run_phase
 from mnemonics_jax.point import Point, Stage
+from mnemonics_jax.program import ending
 from mnemonics_jax.rng import Use, generator, stream_key
 from mnemonics_jax.state import PhaseState, Setup, initial_state, make_setup
 from mnemonics_jax.training import begin_training
@@ -132,7 +131,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300, help="inner steps of the fresh network (default: 300)")
     parser.add_argument("--recovery-steps", type=int, default=30, help="inner steps of recovery (default: 30)")
     asked = parser.parse_args(words)
-    plain, vary = pairs("--set", asked.set), pairs("--vary", asked.vary)
+    plain, vary = pairs(asked.set, "--set"), pairs(asked.vary, "--vary")
     rows = list(arms(plain, {name: values.split(",") for name, values in vary.items()}))
     configs = {label: configured(asked.preset, asked.method, kind, own) for label, kind, own in rows}
     load = functools.lru_cache(maxsize=1)(data.load)
@@ -173,19 +172,11 @@ def _figure(values: Float[np.ndarray, "order"], sign: str = "") -> str:
 def configured(preset: str, method: str, kind: str, settings: dict[str, str]) -> Config:
     """The preset with an exemplar kind and those settings that the kind has."""
     config = make_config(preset, method, kind)
-    known = settable(config)
-    foreign = settable(make_config(preset, method, "mnemonics"))
-    kept = {name: value for name, value in settings.items() if name in known or name not in foreign}
+    richest = make_config(preset, method, "mnemonics")
+    kept = {name: value for name, value in settings.items() if has(config, name) or not has(richest, name)}
     return override(config, kept)
 
 
-def pairs(flag: str, words: list[str]) -> dict[str, str]:
-    """FIELD=VALUE words as a dict."""
-    if wrong := [word for word in words if "=" not in word]:
-        raise UserError(f"{flag} {wrong[0]}: write FIELD=VALUE, as exemplars.per_class=5")
-    return dict(word.split("=", 1) for word in words)
-
-
 if __name__ == "__main__":
-    with reports_errors():
+    with ending("exemplar_probe"):
         main()

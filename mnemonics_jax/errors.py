@@ -21,6 +21,10 @@ class NumbersError(Exception):
         super().__init__(message)
         self.advice = advice
 
+    def __reduce__(self) -> tuple:
+        # Exceptions are pickled with the arguments of their base alone, and travel between processes that way.
+        return NumbersError, (str(self), self.advice)
+
 
 class RunsFailedError(Exception):
     """Some of several runs failed while the others went on. The message names them."""

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from mnemonics_jax.config import Config
@@ -29,6 +29,22 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
             raise unknown_name("setting", name, kinds)
         config = _replaced(config, path.split("."), parse(path, kinds[path], text))
     return config
+
+
+def pairs(words: Iterable[str], flag: str) -> dict[str, str]:
+    """Words FIELD=VALUE as a dictionary. Raises `UserError`, which names the `flag`, for a word without an = sign."""
+    found = {}
+    for word in words:
+        name, sign, text = word.partition("=")
+        if not sign:
+            raise UserError(f"{flag} {word}: give FIELD=VALUE, as exemplars.unroll_length=5")
+        found[name] = text
+    return found
+
+
+def has(config: Config, name: str) -> bool:
+    """Whether `config` has a setting of that name."""
+    return name.replace("-", "_") in settable(config)
 
 
 def settable(config: Config) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import functools
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,19 @@ class Outcome:
         """Exit status of a program that executed the plan: 3 when a run failed."""
         return 3 if self.failures else 0
 
+    def tell(self, display: Display) -> None:
+        """Warns of each failure."""
+        for name, message in self.failures.items():
+            display.warn(f"{name} failed: {message}")
 
-def execute(jobs: Sequence[Job], out: Path, display: Display, save: SaveConfig | None = None) -> Outcome:
+
+After = Callable[[Job, Path], None]
+"""Is called when a job is finished, with its folder, however often the plan is executed."""
+
+
+def execute(
+    jobs: Sequence[Job], out: Path, display: Display, save: SaveConfig | None = None, after: After | None = None
+) -> Outcome:
     """Runs each job in the folder out/NAME; what is finished is not run again, what was interrupted goes on.
 
     Jobs that follow each other and have the same data load it once, and those that start the same train phase 0 once
@@ -52,48 +63,65 @@ def execute(jobs: Sequence[Job], out: Path, display: Display, save: SaveConfig |
     again. Raises `UserError`, which names the job, before any training for what cannot work.
     """
     load = functools.lru_cache(maxsize=1)(data.load)
-    _check(jobs, out, save or SaveConfig(), load)
-    make_folder(out)
+    check(jobs, out, save or SaveConfig(), load)
     outcome = Outcome()
     for number, job in enumerate(jobs):
         display.begin(f"[{number + 1}/{len(jobs)}] {job.name}")
-        attempt(job, out, display, save, load, outcome)
+        try:
+            outcome.summaries[job.name] = execute_one(job, out, display, save, after, load)
+        except Exception as error:
+            outcome.failures[job.name] = str(error) or type(error).__name__
+            display.warn(f"failed: {outcome.failures[job.name]}")
     display.begin("")
-    for name, message in outcome.failures.items():
-        display.warn(f"{name} failed: {message}")
+    outcome.tell(display)
     return outcome
 
 
-def attempt(job: Job, out: Path, display: Display, save: SaveConfig | None, load: data.Load, outcome: Outcome) -> None:
-    """Runs one job and puts its summary, or the message of its failure, into `outcome`."""
+def progress(folder: Path) -> str:
+    """How far the run in `folder` has come, from its files alone: done, failed, begun or to do."""
+    marks = {"done": "summary.json", "failed": FAILURE, "begun": "config.json"}
+    return next((state for state, name in marks.items() if (folder / name).exists()), "to do")
+
+
+def execute_one(
+    job: Job,
+    out: Path,
+    display: Display,
+    save: SaveConfig | None = None,
+    after: After | None = None,
+    load: data.Load = data.load,
+) -> dict[str, Any]:
+    """The summary of one job, run if it is not finished. An exception on the way is recorded in failure.json."""
     folder = out / job.name
     try:
+        (folder / FAILURE).unlink(missing_ok=True)
         summary = finished(folder, display)
         if summary is None:
             summary = run(job.config, folder, display, save, first_phases=out / FIRST_PHASES, load=load)
-        (folder / FAILURE).unlink(missing_ok=True)
+        if after:
+            after(job, folder)
     except Exception as error:
-        outcome.failures[job.name] = str(error) or type(error).__name__
         known = isinstance(error, UserError | NumbersError)
-        record = {
-            "error": type(error).__name__,
-            "message": str(error),
-            "where": display.where,
-            "traceback": None if known else traceback.format_exc(),
-        }
-        display.warn(f"failed{f' in {display.where}' if display.where else ''}: {outcome.failures[job.name]}")
-        make_folder(folder)
-        with cannot_write(folder / FAILURE):
-            write_json(folder / FAILURE, record)
-    else:
-        outcome.summaries[job.name] = summary
+        record_failure(folder, error, display.where, None if known else traceback.format_exc())
+        raise
+    return summary
 
 
-def _check(jobs: Sequence[Job], out: Path, save: SaveConfig, load: data.Load) -> None:
+def record_failure(folder: Path, error: Exception, where: str, trace: str | None) -> None:
+    """Writes failure.json: the kind of error, its message, phase and step where known, and a traceback if one helps."""
+    make_folder(folder)
+    record = {"error": type(error).__name__, "message": str(error) or type(error).__name__, "where": where}
+    with cannot_write(folder / FAILURE):
+        write_json(folder / FAILURE, {**record, "traceback": trace})
+
+
+def check(jobs: Sequence[Job], out: Path, save: SaveConfig, load: data.Load) -> None:
+    """Makes the folder `out` if all the jobs can work; otherwise raises `UserError`, which names the job."""
     save.validate()
     names: set[str] = set()
     for job in jobs:
-        if job.name in names or job.name.split("/")[0] in (FIRST_PHASES, "", "..", "."):
+        parts = job.name.split("/")
+        if job.name in names or parts[0] == FIRST_PHASES or {"", ".", ".."} & {*parts}:
             raise UserError(f"{job.name!r} cannot be the name of a run here: choose another, and each only once")
         names.add(job.name)
         try:
@@ -102,3 +130,4 @@ def _check(jobs: Sequence[Job], out: Path, save: SaveConfig, load: data.Load) ->
                 make_setup(job.config, load)
         except UserError as error:
             raise UserError(f"{job.name}: {error}") from error
+    make_folder(out)

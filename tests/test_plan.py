@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_every_job_is_checked_before_the_first_trains(tiny, tmp_path, monkeypatc
     for name, (config, message) in bad.items():
         with pytest.raises(UserError, match=message):
             execute([Job("good", good), Job(name, config)], tmp_path / "out", Display())
-    for names in (("a", "a"), ("first-phases",), ("../a",)):
+    for names in (("a", "a"), ("first-phases",), ("../a",), ("a/../../b",), ("/a",), ("",)):
         with pytest.raises(UserError, match="cannot be the name of a run"):
             execute([Job(name, good) for name in names], tmp_path / "out", Display())
     assert not (tmp_path / "out").exists()
@@ -135,6 +136,11 @@ def test_a_failed_job_is_recorded_and_tried_again(tiny, tmp_path, monkeypatch, e
     assert (list(again.summaries), again.failures) == (["seed0", "seed1", "seed2"], {})
     assert not (tmp_path / "seed1" / "failure.json").exists()
     assert without(again.summaries["seed1"]) == without(run(jobs[1].config, tmp_path / "alone", Display()))
+
+
+def test_errors_travel_between_processes():
+    error = pickle.loads(pickle.dumps(NumbersError("the loss is not finite", "do less")))
+    assert (str(error), error.advice) == ("the loss is not finite", "do less")
 
 
 def test_an_interruption_ends_the_whole_plan(tiny, tmp_path, monkeypatch):
