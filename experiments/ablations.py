@@ -55,7 +55,7 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
     ),
     "gain": ("Learned exemplars against herding", [Row("learned")]),
     "adjust": ("Adjusting old exemplars", _each("adjust", ["false", "true"])),
-    "budget": ("Exemplars per class", _each("per_class", [1, 2, 5, 10, 20])),
+    "budget": ("Exemplars per class", _each("per_class", [1, 2, 5, 20])),
     "unroll": (
         "Unroll length, from class means and from a new head",
         [

@@ -88,6 +88,10 @@ _LEARNING: dict[str, Any] = {
     "change_cap": 0.05,
 }
 
+# An inner loop on the head alone passes each exemplar through the network once in an outer step, not T times, so T can
+# be long. It has to be: a head that T steps leave half-trained makes exemplars learn to be large rather than right.
+_LONG_LOOP: dict[str, Any] = {"inner_scope": "head", "unroll_length": 50, "outer_learning_rate": 0.005}
+
 # A small network on small pictures. Later phases take short steps, so that less is forgotten.
 _SMALL: dict[str, Any] = {
     "net": NetConfig(name="convnet", widths=(32, 64, 128)),
@@ -120,7 +124,7 @@ PRESETS = {
         data=DataConfig(source="digits", crop_padding=1, flip=False),
         net=NetConfig(name="convnet", widths=(32, 64)),
         train=TrainConfig(epochs=30, batch_size=64, learning_rate=0.05),
-        exemplars={**_LEARNING, "per_class": 5},
+        exemplars={**_LONG_LOOP, "per_class": 5},
     ),
     "images": Preset(
         summary="your own small pictures in folders (--data.path DIR), a small network for a CPU",
