@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,10 +16,11 @@ from mnemonics_jax.compilations import use_persistent_cache
 from mnemonics_jax.config import PRESETS, Config, make_config
 from mnemonics_jax.console import Display, stdout
 from mnemonics_jax.distributed import Cluster, connect, is_first
-from mnemonics_jax.errors import NumbersError, UserError
+from mnemonics_jax.errors import UserError
 from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
 from mnemonics_jax.export import export
 from mnemonics_jax.methods import METHODS, method_class
+from mnemonics_jax.program import ending
 from mnemonics_jax.report import comparison_table, run_table, write_report
 from mnemonics_jax.run import run
 
@@ -67,8 +67,6 @@ def main(args: Sequence[str] | None = None) -> None:
 
     A run that SIGTERM ends after saving exits with 75, one that Ctrl-C ends with 130.
     """
-    # Errors of Orbax come back as ours; absl would print each with its traceback first.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     words = list(sys.argv[1:] if args is None else args)
     commands: dict[str, Callable[[list[str]], None]] = {
         "run": _run,
@@ -79,21 +77,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE)
         sys.exit(0 if words else 2)
-    try:
+    with ending("mnemonics"):
         if words[0] not in commands:
             raise UserError(f"unknown command {words[0]!r}: choose from {', '.join(commands)}")
         commands[words[0]](words[1:])
-    except UserError as error:
-        _fail(str(error), 2)
-    except NumbersError as error:
-        _fail(str(error), 3)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", 130)
-
-
-def _fail(message: str, status: int) -> None:
-    print(f"mnemonics: {message}", file=sys.stderr)
-    sys.exit(status)
 
 
 def _preset(words: list[str], command: str) -> tuple[str, list[str]]:

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from mnemonics_jax.checkpoint import SaveConfig
 from mnemonics_jax.config import Config
 from mnemonics_jax.console import Display
-from mnemonics_jax.errors import UserError
+from mnemonics_jax.errors import RunsFailedError, UserError
 from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.journal import read_json
 from mnemonics_jax.methods import METHODS
-from mnemonics_jax.run import run
+from mnemonics_jax.plan import Job, execute
 
 Summary = dict[str, Any]
 
@@ -51,7 +51,9 @@ def compare(
     """Runs every arm for seeds 0 .. seeds-1, each in a folder of its own below `out`; returns the summaries.
 
     `make(method, kind, seed)` gives the configuration. Finished runs are not run again. A method without memory is run
-    once a seed, whatever the kinds. Raises `UserError` for what cannot work before the first run trains.
+    once a seed, whatever the kinds. Runs that start the same share their first phase, and one that fails leaves the
+    others to go on (`plan.execute`). Raises `UserError` for what cannot work before the first run trains, and
+    `RunsFailedError` at the end when one has failed.
     """
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: at least one class order is needed")
@@ -60,18 +62,19 @@ def compare(
         for method, kind in itertools.product(methods, kinds)
     )
     configs = {arm: [make(*arm, seed) for seed in range(seeds)] for arm in arms}
-    for config in itertools.chain.from_iterable(configs.values()):
-        config.validate()
-    summaries = []
-    total = len(arms) * seeds
+    jobs = []
     # Seeds outermost: an interrupted comparison has every arm on the same class orders.
-    for done, (seed, arm) in enumerate(itertools.product(range(seeds), arms)):
+    for seed, arm in itertools.product(range(seeds), arms):
         method, kind = arm
         name = f"{method}-{kind}" if METHODS[method].uses_memory else method
-        display.title = f"[{done + 1}/{total}] {name} seed {seed}"
-        summaries.append(run(configs[arm][seed], out / f"{name}-seed{seed}", display, save))
-    display.title = ""
-    return summaries
+        jobs.append(Job(f"{name}-seed{seed}", configs[arm][seed]))
+    outcome = execute(jobs, out, display, save)
+    if outcome.failures:
+        raise RunsFailedError(
+            f"{len(outcome.failures)} of {len(jobs)} runs failed ({', '.join(outcome.failures)}): the same command "
+            f"tries them again, `mnemonics report {out}` shows the others"
+        )
+    return list(outcome.summaries.values())
 
 
 def find_summaries(folder: Path) -> list[Summary]:

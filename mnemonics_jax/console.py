@@ -12,14 +12,18 @@ _LINE_EVERY = 10.0
 
 
 class Display:
-    """Shows one run after another on standard error; `title` names the run in hand."""
+    """Shows one run after another on standard error; `title` names the run in hand, `where` how far it has come."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self._console = console or Console(stderr=True, quiet=quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._stage, self._total, self._began, self._last_line = "", 1, 0.0, 0.0
-        self.title = ""
+        self.title, self.where = "", ""
+
+    def begin(self, title: str) -> None:
+        """The next run, of that title."""
+        self.title, self.where = title, ""
 
     def __enter__(self) -> "Display":
         if self._console.is_terminal:
@@ -57,6 +61,7 @@ class Display:
     def stage(self, phase: int, name: str, total: int) -> None:
         """A stage of a phase begins that takes `total` steps."""
         self._stage, self._total = f"phase {phase} {name}", total
+        self.where = self._stage
         self._began = self._last_line = time.monotonic()
         if self._bar:
             if self._task is not None:
@@ -66,6 +71,7 @@ class Display:
 
     def advance(self, done: int, **values: int | float) -> None:
         """The stage has done so many steps; `values` (epoch, loss, accuracy) are shown beside it."""
+        self.where = f"{self._stage}, step {done} of {self._total}"
         shown = " ".join(f"{name} {value:.3g}" for name, value in values.items())
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, values=shown)

@@ -22,6 +22,10 @@ class NumbersError(Exception):
         self.advice = advice
 
 
+class RunsFailedError(Exception):
+    """Some of several runs failed while the others went on. The message names them."""
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error for `name` not being one of the `known` names of a `what`, with the near matches."""
     known = sorted(known)

@@ -77,6 +77,22 @@ def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def make_folder(folder: Path) -> None:
+    """Makes `folder` if need be. Raises `UserError` when that cannot be."""
+    with _usable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--out {folder} cannot be used: {error.strerror}; choose a folder that can be written"
+        ) from error
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Makes `folder` if need be and holds it for this process: its file `lock` is locked, and names the process.
@@ -84,13 +100,9 @@ def locked(folder: Path) -> Iterator[None]:
     The lock is the kernel's and ends with the process, however that ends. Raises `UserError` when another process
     holds it, naming that process, and when the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    with _usable(folder):
         file = open(folder / "lock", "a+")  # noqa: SIM115 (closed below; only opening it may raise this error)
-    except OSError as error:
-        raise UserError(
-            f"--out {folder} cannot be used: {error.strerror}; choose a folder that can be written"
-        ) from error
     with file:
         descriptor = file.fileno()
         try:

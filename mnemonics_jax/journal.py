@@ -20,13 +20,22 @@ from mnemonics_jax.files import write_json, write_whole
 def claim_folder(out: Path, config: Config) -> None:
     """Makes the existing folder `out` the folder of a run of `config`, or finds it to be so already.
 
-    Raises `UserError` when it belongs to a run of another configuration, with the fields that differ, and when its
-    config.json cannot be read.
+    Raises `UserError` as `check_folder` does.
+    """
+    check_folder(out, config)
+    path = out / "config.json"
+    if not path.exists():
+        with cannot_write(path):
+            write_json(path, config.to_dict())
+
+
+def check_folder(out: Path, config: Config) -> None:
+    """Raises `UserError` when `out` belongs to a run of another configuration, with the fields that differ.
+
+    So it does when its config.json cannot be read. A folder without one, or none, is anybody's.
     """
     path, plain = out / "config.json", json.loads(json.dumps(config.to_dict()))
     if not path.exists():
-        with cannot_write(path):
-            write_json(path, plain)
         return
     if changed := differences(read_json(path), plain):
         listed = "".join(f"\n  {name}: {old!r} there, {new!r} asked for" for name, (old, new) in changed.items())

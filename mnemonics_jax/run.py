@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from mnemonics_jax import data
 from mnemonics_jax.checkpoint import Checkpoints, SaveConfig, Saved
 from mnemonics_jax.compilations import compilations
 from mnemonics_jax.config import Config, flatten
@@ -15,6 +16,8 @@ from mnemonics_jax.console import Display
 from mnemonics_jax.distributed import agree, first_tells, is_first
 from mnemonics_jax.errors import NumbersError, UserError
 from mnemonics_jax.files import locked, write_json
+from mnemonics_jax.first_phase import EVENT as FIRST_PHASE
+from mnemonics_jax.first_phase import FirstPhase
 from mnemonics_jax.interrupt import on_sigterm
 from mnemonics_jax.journal import Journal, Unwritten, cannot_write, claim_folder, read_json
 from mnemonics_jax.metrics import accuracies
@@ -38,7 +41,15 @@ class _RunWatch:
 class _Keeper:
     """Decides which points are saved. Another thread may call `save_last` at any time."""
 
-    def __init__(self, config: SaveConfig, checkpoints: Checkpoints, journal: Journal, begin: Saved) -> None:
+    def __init__(
+        self,
+        config: SaveConfig,
+        checkpoints: Checkpoints,
+        journal: Journal,
+        begin: Saved,
+        first_phase: FirstPhase | None = None,
+    ) -> None:
+        self._first_phase = first_phase
         self._config, self._checkpoints, self._journal = config, checkpoints, journal
         self._began, self._compiled = time.monotonic() - begin.seconds, compilations()
         self._least_compiled = begin.compilations
@@ -54,6 +65,8 @@ class _Keeper:
     def keep(self, point: Point) -> None:
         """Takes a point inside a phase; saves it when one is due."""
         self._take(point, self._config.due(point, self._saved.point, time.monotonic() - self._saved_at))
+        if self._first_phase:
+            self._first_phase.offer(self._last)
 
     def phase_done(self, state: PhaseState) -> None:
         """Takes and saves the state that a phase has ended with."""
@@ -82,16 +95,27 @@ class _Keeper:
             self._saved, self._saved_at = self._last, time.monotonic()
 
 
-def run(config: Config, out: Path, display: Display, save: SaveConfig | None = None) -> dict[str, Any]:
+def run(
+    config: Config,
+    out: Path,
+    display: Display,
+    save: SaveConfig | None = None,
+    *,
+    first_phases: Path | None = None,
+    load: data.Load = data.load,
+) -> dict[str, Any]:
     """Runs `config` in the folder `out`, going on from its last checkpoint if there is one; returns the summary.
 
+    A run without a checkpoint starts from the Θ_0 that another run has left in the folder `first_phases`, where that
+    would be the same; the first to train one leaves it there (`FirstPhase`; in a run of one process only). `load`
+    delivers the data.
     Raises `UserError` before any training for what cannot work, and when a file cannot be written; `NumbersError` when
     numbers go wrong. SIGTERM saves and ends the process, as `on_sigterm` tells.
     """
     save = save or SaveConfig()
     with ExitStack() as held:
-        setup = _common_setup(config, out, save, held)
-        if (summary := _finished(out, display)) is not None:
+        setup = _common_setup(config, out, save, held, load)
+        if (summary := finished(out, display)) is not None:
             return summary
         if setup.group_classes is not None:
             display.say(f"exemplars are learned in groups of {setup.group_classes} classes (--exemplars.group-classes)")
@@ -99,8 +123,12 @@ def run(config: Config, out: Path, display: Display, save: SaveConfig | None = N
         begin = _begin(setup, checkpoints, display)
         if begin.point.done or begin.point.state.phase:
             display.say(f"going on {begin.point.describe()} of {out}")
+        first_phase = None
+        if first_phases and jax.process_count() == 1:
+            first_phase = FirstPhase(first_phases, setup, display.warn)
+            begin = _shared(first_phase, begin, display)
         journal = Journal(out, begin.events) if is_first() else Unwritten()
-        keeper = _Keeper(save, checkpoints, journal, begin)
+        keeper = _Keeper(save, checkpoints, journal, begin, first_phase)
 
         def leave() -> str:
             display.stop()
@@ -123,12 +151,12 @@ def run(config: Config, out: Path, display: Display, save: SaveConfig | None = N
         return read_json(out / "summary.json")
 
 
-def _common_setup(config: Config, out: Path, save: SaveConfig, held: ExitStack) -> Setup:
+def _common_setup(config: Config, out: Path, save: SaveConfig, held: ExitStack, load: data.Load) -> Setup:
     """The run's setup, once every process has one of the same configuration and process 0 holds the folder."""
     problem, setup = "", None
     try:
         save.validate()
-        setup = make_setup(config)
+        setup = make_setup(config, load)
         if is_first():
             held.enter_context(locked(out))
             claim_folder(out, config)
@@ -159,7 +187,16 @@ def _begin(setup: Setup, checkpoints: Checkpoints, display: Display) -> Saved:
     return begin
 
 
-def _finished(out: Path, display: Display) -> dict[str, Any] | None:
+def _shared(first_phase: FirstPhase, begin: Saved, display: Display) -> Saved:
+    """Where a run goes on that may take a shared Θ_0: there, unless it has come any distance itself."""
+    if begin.point.done or begin.point.state.phase or (taken := first_phase.take(begin.point.state)) is None:
+        return begin
+    display.say(f"phase 0 is trained already, by a run that starts the same ({first_phase.name})")
+    return taken
+
+
+def finished(out: Path, display: Display) -> dict[str, Any] | None:
+    """The summary of the run in `out` if it is finished; a damaged one is told to the display and counts as none."""
     path = out / "summary.json"
     try:
         summary = read_json(path) if path.exists() else None
@@ -210,6 +247,7 @@ def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]]) -> 
     if config.method.uses_memory:
         by_exemplars = accuracies(state.right_exemplar_model, stream.test_labels, groups).overall.tolist()
     phases = [event for event in events if event["event"] == "phase"]
+    shared = next((event for event in events if event["event"] == FIRST_PHASE), None)
     return {
         "dataset": setup.stream.dataset.name,
         "method": config.method.name,
@@ -229,6 +267,8 @@ def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]]) -> 
         # Each process that worked on the run compiles the same programs, so the most any of them did is the run's own.
         "compilations": max(event["compilations"] for event in phases),
         "seconds": round(sum(event["seconds"] for event in phases), 3),
+        # Of a Θ_0 that another run has trained, whose seconds are not among this run's.
+        "shared_first_phase": shared and {name: shared[name] for name in ("shared", "seconds")},
         "backend": jax.default_backend(),
         "devices": setup.devices.count,
         "precision": setup.net.dtype or "float32",

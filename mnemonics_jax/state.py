@@ -89,13 +89,13 @@ class Setup:
         return np.concatenate([self.stream.train_labels, memory.labels()])
 
 
-def make_setup(config: Config) -> Setup:
-    """Loads the data and checks every setting against it; nothing is trained or compiled yet.
+def make_setup(config: Config, load: data.Load = data.load) -> Setup:
+    """Loads the data, by `load`, and checks every setting against it; nothing is trained or compiled yet.
 
     Raises `UserError` for anything that would make the run fail later.
     """
     config.validate()
-    dataset = data.load(config.data)
+    dataset = load(config.data)
     stream = make_stream(config.stream, dataset, config.seed)
     if config.method.uses_memory:
         check_budget(config.exemplars, stream.sizes, dataset.train_counts())

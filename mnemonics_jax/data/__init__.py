@@ -20,6 +20,9 @@ SOURCES: dict[str, Callable[[DataConfig], Dataset]] = {
     "imagenet-subset": load_tfds,
 }
 
+Load = Callable[[DataConfig], Dataset]
+"""What delivers a data set: `load`, or something that remembers what it has loaded."""
+
 
 def load(config: DataConfig) -> Dataset:
     """The data set that `config` describes, restricted to the classes it selects.

@@ -49,6 +49,19 @@ class Method(ABC):
     holdout: ClassVar[float] = 0.0
     """Share of the exemplars kept out of training for `calibrate`, with as many new samples a class."""
 
+    def __init_subclass__(cls) -> None:
+        # A subclass that trains otherwise must not pass for its parent.
+        if {"loss", "prepare", "restrict"} & vars(cls).keys() and "first_phase" not in vars(cls):
+            cls.first_phase = Method.first_phase
+
+    @property
+    def first_phase(self) -> str:
+        """Names what training computes in phase 0: methods that name the same, on the same head, make the same Θ_0.
+
+        To the bit, so that it can be trained once for all of them. By default the method with all its settings.
+        """
+        return repr(self)
+
     def validate(self) -> None:  # noqa: B027 (a method without settings has nothing to check)
         """Raises `UserError` for a setting out of range."""
 

@@ -31,6 +31,11 @@ class BiC(Method):
     holdout: float = 0.1
     """Share of the exemplars held out of stage one for stage two (at least one a class), with as many new samples."""
 
+    @property
+    def first_phase(self) -> str:
+        """Without old classes the distillation has no weight."""
+        return "cross-entropy"
+
     def validate(self) -> None:
         """Raises `UserError` for a setting out of range."""
         if self.temperature <= 0:

@@ -16,6 +16,11 @@ class Finetune(Method):
     name: ClassVar[str] = "finetune"
     uses_memory: ClassVar[bool] = False
 
+    @property
+    def first_phase(self) -> str:
+        """In phase 0 all classes seen are new."""
+        return "cross-entropy"
+
     def loss(self, inputs: LossInputs) -> Float[Array, ""]:
         """The cross-entropy, a mean over the batch."""
         return cross_entropy(inputs.outputs.logits, inputs.labels, inputs.classes.seen).mean()

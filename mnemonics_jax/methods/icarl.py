@@ -19,6 +19,11 @@ class ICaRL(LwF):
     objective: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: cross-entropy and distillation as in LwF; sigmoid: the original's binary cross-entropies."""
 
+    @property
+    def first_phase(self) -> str:
+        """By the objective."""
+        return super().first_phase if self.objective == "softmax" else "binary cross-entropies"
+
     def loss(self, inputs: LossInputs) -> Float[Array, ""]:
         """The chosen objective, a mean over the batch."""
         if self.objective == "softmax":

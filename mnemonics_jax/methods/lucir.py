@@ -34,6 +34,11 @@ class LUCIR(Method):
     margin_weight: float = 1.0
     """w, weight of the margin ranking loss."""
 
+    @property
+    def first_phase(self) -> str:
+        """Without old classes the constraint and the margin have no weight; the head is another."""
+        return "cross-entropy of cosines"
+
     def validate(self) -> None:
         """Raises `UserError` for a setting out of range."""
         if self.top_k < 1:

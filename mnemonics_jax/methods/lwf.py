@@ -25,6 +25,11 @@ class LwF(Method):
     distillation_weight: float = 0.25
     """β, weight of the distillation beside the cross-entropy."""
 
+    @property
+    def first_phase(self) -> str:
+        """Without old classes there is nothing to distil."""
+        return "cross-entropy"
+
     def validate(self) -> None:
         """Raises `UserError` for a setting out of range."""
         if self.temperature <= 0:

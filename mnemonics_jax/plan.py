@@ -1,0 +1,110 @@
+"""Many runs, one after the other in one process: what they share is made once, and a failure ends one of them only."""
+
+import functools
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mnemonics_jax import data
+from mnemonics_jax.checkpoint import SaveConfig
+from mnemonics_jax.config import Config
+from mnemonics_jax.console import Display
+from mnemonics_jax.errors import NumbersError, UserError
+from mnemonics_jax.files import make_folder, write_json
+from mnemonics_jax.journal import cannot_write, check_folder
+from mnemonics_jax.run import finished, run
+from mnemonics_jax.state import make_setup
+
+FIRST_PHASES = "first-phases"
+"""The folder, beside those of the runs, with the models that several of them start from."""
+FAILURE = "failure.json"
+"""The file in a run's folder that tells how its last start failed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run and the name of its folder, which may be a path below the plan's own."""
+
+    name: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Summaries of the runs that are finished and messages of those that failed, by the names of their jobs."""
+
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> int:
+        """Exit status of a program that executed the plan: 3 when a run failed."""
+        return 3 if self.failures else 0
+
+
+def execute(jobs: Sequence[Job], out: Path, display: Display, save: SaveConfig | None = None) -> Outcome:
+    """Runs each job in the folder out/NAME; what is finished is not run again, what was interrupted goes on.
+
+    Jobs that follow each other and have the same data load it once, and those that start the same train phase 0 once
+    (`FirstPhase`). A job that fails leaves failure.json in its folder and the others go on; the next call tries it
+    again. Raises `UserError`, which names the job, before any training for what cannot work.
+    """
+    load = functools.lru_cache(maxsize=1)(data.load)
+    _check(jobs, out, save or SaveConfig(), load)
+    make_folder(out)
+    outcome = Outcome()
+    for number, job in enumerate(jobs):
+        display.begin(f"[{number + 1}/{len(jobs)}] {job.name}")
+        attempt(job, out, display, save, load, outcome)
+    display.begin("")
+    for name, message in outcome.failures.items():
+        display.warn(f"{name} failed: {message}")
+    return outcome
+
+
+def progress(folder: Path) -> str:
+    """How far the run in `folder` has come, from its files alone: done, failed, begun or to do."""
+    marks = {"done": "summary.json", "failed": FAILURE, "begun": "config.json"}
+    return next((state for state, name in marks.items() if (folder / name).exists()), "to do")
+
+
+def attempt(job: Job, out: Path, display: Display, save: SaveConfig | None, load: data.Load, outcome: Outcome) -> None:
+    """Runs one job and puts its summary, or the message of its failure, into `outcome`."""
+    folder = out / job.name
+    try:
+        summary = finished(folder, display)
+        if summary is None:
+            summary = run(job.config, folder, display, save, first_phases=out / FIRST_PHASES, load=load)
+        (folder / FAILURE).unlink(missing_ok=True)
+    except Exception as error:
+        outcome.failures[job.name] = str(error) or type(error).__name__
+        known = isinstance(error, UserError | NumbersError)
+        record = {
+            "error": type(error).__name__,
+            "message": str(error),
+            "where": display.where,
+            "traceback": None if known else traceback.format_exc(),
+        }
+        display.warn(f"failed{f' in {display.where}' if display.where else ''}: {outcome.failures[job.name]}")
+        make_folder(folder)
+        with cannot_write(folder / FAILURE):
+            write_json(folder / FAILURE, record)
+    else:
+        outcome.summaries[job.name] = summary
+
+
+def _check(jobs: Sequence[Job], out: Path, save: SaveConfig, load: data.Load) -> None:
+    save.validate()
+    names: set[str] = set()
+    for job in jobs:
+        if job.name in names or job.name.split("/")[0] in (FIRST_PHASES, "", "..", "."):
+            raise UserError(f"{job.name!r} cannot be the name of a run here: choose another, and each only once")
+        names.add(job.name)
+        try:
+            check_folder(out / job.name, job.config)
+            if not (out / job.name / "summary.json").exists():
+                make_setup(job.config, load)
+        except UserError as error:
+            raise UserError(f"{job.name}: {error}") from error
