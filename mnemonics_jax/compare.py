@@ -52,10 +52,10 @@ def compare(
 ) -> list[Summary]:
     """Runs every arm for seeds 0 .. seeds-1, each in a folder of its own below `out`; returns the summaries.
 
-    With `vmap_seeds` the seeds of an arm run at once, as `plan.execute` tells. `make(method, kind, seed)` gives the configuration. Finished runs are not run again. A method without memory is run
-    once a seed, whatever the kinds. Runs that start the same share their first phase, and one that fails leaves the
-    others to go on (`plan.execute`). Raises `UserError` for what cannot work before the first run trains, and
-    `RunsFailedError` at the end when one has failed.
+    `make(method, kind, seed)` gives the configuration. Finished runs are not run again. A method without memory is run
+    once a seed, whatever the kinds. Runs that start the same share their first phase, with `vmap_seeds` the seeds of an
+    arm run at once, and a run that fails leaves the others to go on (`plan.execute`). Raises `UserError` for what
+    cannot work before the first run trains, and `RunsFailedError` at the end when one has failed.
     """
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: at least one class order is needed")
