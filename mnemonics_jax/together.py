@@ -145,6 +145,8 @@ class _Table:
         # An empty lane repeats another's arguments: the same program serves however many runs are left.
         filled = {seat.lane: seat.request.args for seat in group}
         args = [filled.get(lane, request.args) for lane in range(len(self.seats))]
+        # Runs mix host arrays with arrays on the device, which are other types to the compiler.
+        args = jax.device_put(args, all_devices().whole)
         try:
             results = _program()(request.function, request.static, request.batched, *args)
         except Exception as error:
@@ -169,7 +171,7 @@ def _signature(args: tuple, batched: Batched) -> tuple:
 
 @cache
 def _program() -> Callable:
-    """`_lanes` compiled. Its results lie as a run puts its arrays, so that they come back in as the same type."""
+    """`_lanes` compiled. Its results lie as `_compute` puts the arguments, so that they come back in as the same type."""
     return jax.jit(_lanes, static_argnums=(0, 1, 2), out_shardings=all_devices().whole)
 
 
