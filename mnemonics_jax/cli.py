@@ -20,6 +20,7 @@ from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
 from mnemonics_jax.export import export
 from mnemonics_jax.journal import cannot_write
 from mnemonics_jax.methods import METHODS, method_class
+from mnemonics_jax.plan import Job, execute
 from mnemonics_jax.program import ending
 from mnemonics_jax.records import find_records
 from mnemonics_jax.report import comparison_table, run_table, write_report
@@ -50,6 +51,9 @@ class _Run:
     config: Annotated[Config, tyro.conf.arg(name="")]
     out: Path | None = None
     """Folder of the run: settings, metrics, checkpoints, summary. Default: a name made of the settings, in runs/."""
+    vmap_seeds: int | None = None
+    """Run so many class orders, those of the seeds --seed, --seed + 1, ..., at once as one vmapped program on one
+    device; the run of each seed gets its folder in --out, which it can go on from alone as well."""
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Cluster)
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
@@ -59,6 +63,8 @@ class _Compare:
     config: Annotated[Config, tyro.conf.arg(name="")]
     seeds: int = 5
     """How many class orders every arm runs on, with the seeds 0 .. seeds-1."""
+    vmap_seeds: bool = False
+    """Run the class orders of an arm at once, as one vmapped program on one device."""
     out: Path = Path("runs/compare")
     """Folder of the comparison; each run gets a folder in it."""
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
@@ -120,11 +126,30 @@ def _run(words: list[str]) -> None:
     config = parsed.config
     name = f"{preset}-{config.method.name}-{config.exemplars.name}-seed{config.seed}"
     use_persistent_cache()
+    if parsed.vmap_seeds is not None:
+        _run_seeds(parsed, parsed.out or Path("runs") / f"{name}-{config.seed + parsed.vmap_seeds - 1}")
+        return
     connect(parsed.cluster)
     with Display(quiet=not is_first()) as display:
         summary = run(config, parsed.out or Path("runs") / name, display, parsed.save)
     if is_first():
         stdout().print(run_table(summary))
+
+
+def _run_seeds(asked: _Run, out: Path) -> None:
+    if asked.vmap_seeds < 1:
+        raise UserError(f"--vmap-seeds {asked.vmap_seeds}: at least one class order is needed")
+    if asked.cluster.distributed:
+        raise UserError("--vmap-seeds needs a single device: leave out --distributed, or run the seeds one by one")
+    first = asked.config.seed
+    jobs = [
+        Job(f"seed{seed}", dataclasses.replace(asked.config, seed=seed))
+        for seed in range(first, first + asked.vmap_seeds)
+    ]
+    with Display() as display:
+        summaries = execute(jobs, out, display, asked.save, vmap_seeds=True).complete(out)
+    stdout().print(comparison_table(write_report(summaries, out)))
+    print(f"plot: {out / 'accuracy.png'}")
 
 
 def _compare(words: list[str]) -> None:
@@ -160,7 +185,9 @@ def _compare(words: list[str]) -> None:
 
     use_persistent_cache()
     with Display() as display:
-        summaries = compare(make, methods, kinds, parsed.seeds, parsed.out, display, parsed.save)
+        summaries = compare(
+            make, methods, kinds, parsed.seeds, parsed.out, display, parsed.save, vmap_seeds=parsed.vmap_seeds
+        )
     stdout().print(comparison_table(write_report(summaries, parsed.out)))
     print(f"plot: {parsed.out / 'accuracy.png'}")
 

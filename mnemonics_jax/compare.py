@@ -12,7 +12,7 @@ from jaxtyping import Float
 from mnemonics_jax.checkpoint import SaveConfig
 from mnemonics_jax.config import Config
 from mnemonics_jax.console import Display
-from mnemonics_jax.errors import RunsFailedError, UserError
+from mnemonics_jax.errors import UserError
 from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.methods import METHODS
 from mnemonics_jax.plan import Job, execute
@@ -46,13 +46,15 @@ def compare(
     out: Path,
     display: Display,
     save: SaveConfig | None = None,
+    *,
+    vmap_seeds: bool = False,
 ) -> list[Summary]:
     """Runs every arm for seeds 0 .. seeds-1, each in a folder of its own below `out`; returns the summaries.
 
     `make(method, kind, seed)` gives the configuration. Finished runs are not run again. A method without memory is run
-    once a seed, whatever the kinds. Runs that start the same share their first phase, and one that fails leaves the
-    others to go on (`plan.execute`). Raises `UserError` for what cannot work before the first run trains, and
-    `RunsFailedError` at the end when one has failed.
+    once a seed, whatever the kinds. Runs that start the same share their first phase, with `vmap_seeds` the seeds of an
+    arm run at once, and a run that fails leaves the others to go on (`plan.execute`). Raises `UserError` for what
+    cannot work before the first run trains, and `RunsFailedError` at the end when one has failed.
     """
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: at least one class order is needed")
@@ -67,13 +69,7 @@ def compare(
         method, kind = arm
         name = f"{method}-{kind}" if METHODS[method].uses_memory else method
         jobs.append(Job(f"{name}-seed{seed}", configs[arm][seed]))
-    outcome = execute(jobs, out, display, save)
-    if outcome.failures:
-        raise RunsFailedError(
-            f"{len(outcome.failures)} of {len(jobs)} runs failed ({', '.join(outcome.failures)}): the same command "
-            f"tries them again, `mnemonics report {out}` shows the others"
-        )
-    return list(outcome.summaries.values())
+    return execute(jobs, out, display, save, vmap_seeds=vmap_seeds).complete(out)
 
 
 def group_arms(summaries: list[Summary]) -> list[Arm]:

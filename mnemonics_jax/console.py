@@ -25,6 +25,13 @@ class Display:
         """The next run, of that title."""
         self.title, self.where = title, ""
 
+    def beside(self, title: str) -> "Display":
+        """A display of the same screen for a run at the same time as others, with a progress bar of its own."""
+        other = Display(self._console)
+        other._bar = self._bar
+        other.begin(title)
+        return other
+
     def __enter__(self) -> "Display":
         if self._console.is_terminal:
             self._bar = Progress(

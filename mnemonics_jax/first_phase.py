@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mnemonics_jax import native
+from mnemonics_jax import native, together
 from mnemonics_jax.checkpoint import Saved
 from mnemonics_jax.data.pictures import Pictures
 from mnemonics_jax.errors import UserError
@@ -132,5 +132,6 @@ def origin(setup: Setup) -> dict[str, Any]:
             jax.devices()[0].device_kind,
             setup.devices.count,
             native.supports(jnp.zeros(1)),
+            together.lanes(),
         ],
     }

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from mnemonics_jax import together
 from mnemonics_jax.data.augment import Augmentation
 from mnemonics_jax.data.batches import Store
 from mnemonics_jax.devices import Devices
@@ -52,7 +53,8 @@ def embed(
     batch = -(-_BATCH // devices.count) * devices.count
     padded = np.append(index, np.zeros(-len(index) % batch, index.dtype)).reshape(-1, batch)
     variables = devices.put_whole(variables)
-    parts = [_embed(devices, net, augmentation, mirror, variables, store.take(row)) for row in padded]
+    static = (devices, net, augmentation, mirror)
+    parts = [together.call(_embed, *static, variables, store.take(row), static=len(static)) for row in padded]
     logits, features = (np.concatenate([np.asarray(p[k]) for p in parts])[: len(index)] for k in (0, 1))
     return Embedding(logits, features)
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
+from mnemonics_jax import together
 from mnemonics_jax.errors import NumbersError
 from mnemonics_jax.exemplars import memory as memories
 from mnemonics_jax.exemplars.inner import Models, draw_batches, fit_model
@@ -270,7 +271,8 @@ def _exemplar_model(setup: Setup, state: PhaseState) -> Variables:
     """Θ_i^E."""
     settings, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
     images = state.memory.images.reshape(-1, *state.memory.images.shape[2:])
-    fitted = fit_model(
+    fitted = together.call(
+        fit_model,
         setup.inner_program,
         _models(state),
         images,

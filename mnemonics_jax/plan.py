@@ -1,4 +1,4 @@
-"""Many runs, one after the other in one process: what they share is made once, and a failure ends one of them only."""
+"""Many runs in one process, in order or seeds at once: what they share is made once, a failure ends one only."""
 
 import functools
 import traceback
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mnemonics_jax import data
+from mnemonics_jax import data, seeds
 from mnemonics_jax.checkpoint import SaveConfig
 from mnemonics_jax.config import Config
 from mnemonics_jax.console import Display
-from mnemonics_jax.errors import NumbersError, UserError
+from mnemonics_jax.errors import NumbersError, RunsFailedError, UserError
 from mnemonics_jax.files import make_folder, write_json
 from mnemonics_jax.journal import cannot_write, check_folder
 from mnemonics_jax.run import finished, run
@@ -48,31 +48,67 @@ class Outcome:
         for name, message in self.failures.items():
             display.warn(f"{name} failed: {message}")
 
+    def complete(self, out: Path) -> list[dict[str, Any]]:
+        """The summaries, in order of the jobs. Raises `RunsFailedError` when a run failed; `out` holds the others."""
+        if self.failures:
+            raise RunsFailedError(
+                f"{len(self.failures)} of {len(self.failures) + len(self.summaries)} runs failed "
+                f"({', '.join(self.failures)}): the same command tries them again, `mnemonics report {out}` shows the "
+                "others"
+            )
+        return list(self.summaries.values())
+
 
 After = Callable[[Job, Path], None]
 """Is called when a job is finished, with its folder, however often the plan is executed."""
 
 
 def execute(
-    jobs: Sequence[Job], out: Path, display: Display, save: SaveConfig | None = None, after: After | None = None
+    jobs: Sequence[Job],
+    out: Path,
+    display: Display,
+    save: SaveConfig | None = None,
+    after: After | None = None,
+    *,
+    vmap_seeds: bool = False,
 ) -> Outcome:
     """Runs each job in the folder out/NAME; what is finished is not run again, what was interrupted goes on.
 
     Jobs that follow each other and have the same data load it once, and those that start the same train phase 0 once
-    (`FirstPhase`). A job that fails leaves failure.json in its folder and the others go on; the next call tries it
-    again. Raises `UserError`, which names the job, before any training for what cannot work.
+    (`FirstPhase`). With `vmap_seeds` jobs that differ in nothing but their seed run at the same time, as one `vmap`ped
+    program (`seeds`); their results agree with those one by one to rounding. A job that fails leaves failure.json in
+    its folder and the others go on; the next call tries it again. Raises `UserError`, which names the job, before any
+    training for what cannot work.
     """
     load = functools.lru_cache(maxsize=1)(data.load)
     check(jobs, out, save or SaveConfig(), load)
-    outcome = Outcome()
-    for number, job in enumerate(jobs):
-        display.begin(f"[{number + 1}/{len(jobs)}] {job.name}")
+    summaries: dict[str, dict[str, Any]] = {}
+    failures: dict[str, str] = {}
+    titles = {job.name: f"[{number + 1}/{len(jobs)}] {job.name}" for number, job in enumerate(jobs)}
+
+    def start(job: Job, display: Display) -> None:
         try:
-            outcome.summaries[job.name] = execute_one(job, out, display, save, after, load)
+            summaries[job.name] = execute_one(job, out, display, save, after, load)
         except Exception as error:
-            outcome.failures[job.name] = str(error) or type(error).__name__
-            display.warn(f"failed: {outcome.failures[job.name]}")
+            failures[job.name] = str(error) or type(error).__name__
+            display.warn(f"failed: {failures[job.name]}")
+
+    if vmap_seeds:
+        groups = seeds.groups([job.config for job in jobs])
+        for group in groups:
+            seeds.check(jobs[group[0]].config, len(group), load)
+        for group in groups:
+            members = {titles[jobs[i].name]: functools.partial(start, jobs[i]) for i in group}
+            seeds.run_at_once(members, display)
+    else:
+        for job in jobs:
+            display.begin(titles[job.name])
+            start(job, display)
     display.begin("")
+    # Runs at once end in any order.
+    names = [job.name for job in jobs]
+    done, failed = ({name: found[name] for name in names if name in found} for found in (summaries, failures))
+    outcome = Outcome(done, failed)
     outcome.tell(display)
     return outcome
 

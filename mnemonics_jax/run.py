@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from mnemonics_jax import data
+from mnemonics_jax import data, together
 from mnemonics_jax.checkpoint import Checkpoints, SaveConfig, Saved
 from mnemonics_jax.compilations import compilations
 from mnemonics_jax.config import Config, flatten
@@ -213,6 +213,7 @@ def _phases(
 ) -> PhaseState:
     """The state after the last phase."""
     for phase in range(int(point.state.phase), setup.stream.num_phases):
+        together.reach(phase)
         try:
             state = run_phase(setup, point, watch, keeper.keep)
         except NumbersError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
 
+from mnemonics_jax import together
 from mnemonics_jax.data.augment import Augmentation
 from mnemonics_jax.data.batches import Order, Store
 from mnemonics_jax.devices import Devices, all_devices
@@ -87,6 +88,10 @@ class Context(NamedTuple):
     previous: Variables
     classes: Classes
     bias: Bias
+
+
+# Runs in step are in the same phase, so the previous model is computed in all of them or in none.
+_BATCHED = (True, Context(previous=True, classes=False, bias=True), True, True)
 
 
 class TrainBatches(NamedTuple):
@@ -201,7 +206,9 @@ def train(
             index=steps.astype(np.int32),
             active=active,
         )
-        state, (losses, hits) = train_chunk(program, state, context, batches, augment_key)
+        state, (losses, hits) = together.call(
+            train_chunk, program, state, context, batches, augment_key, batched=_BATCHED
+        )
         losses, hits = np.asarray(losses)[active], np.asarray(hits)[active]
         done = int(steps[active][-1]) + 1
         if not np.isfinite(losses).all():

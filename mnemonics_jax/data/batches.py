@@ -56,7 +56,8 @@ class Order(Sequence):
         return np.stack([self[min(step, self.steps - 1)] for step in range(first, first + steps)])
 
 
-@lru_cache(maxsize=4)
+# Two shuffles of each of several runs at once.
+@lru_cache(maxsize=16)
 def _shuffle(order: Order, number: int) -> Int[np.ndarray, "sample"]:
     rng = generator(order.key, order.phase, Use.ORDER)
     for _ in range(number):

@@ -29,7 +29,7 @@ def group_size(
     """
     if settings.group_classes is not None:
         return settings.group_classes
-    room = _SHARE * device_bytes()
+    room = planned_bytes()
 
     def fits(classes: int) -> bool:
         return learning_bytes(settings, net, classes * capacity, image_shape) <= room
@@ -76,6 +76,11 @@ def activation_bytes(net: Classifier, image_shape: tuple[int, int, int]) -> int:
 
     # The difference leaves out the parameters, which are stored once.
     return stored(2) - stored(1)
+
+
+def planned_bytes() -> float:
+    """What of the device's memory exemplar learning may take."""
+    return _SHARE * device_bytes()
 
 
 def device_bytes() -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Int32, Shaped
 
+from mnemonics_jax import together
 from mnemonics_jax.data.batches import Store, balanced
 from mnemonics_jax.errors import NumbersError
 from mnemonics_jax.exemplars.inner import InnerBatches, InnerProgram, Models, draw_batches
@@ -100,14 +101,16 @@ def solve(
     rates = cosine_decay(settings.outer_learning_rate, task.steps)
     probe = _batches(settings, task, samples, rates, generator(key, phase, Use.PROBE, index))(0)
     probe_key = stream_key(key, phase, Use.PROBE, index)
-    before = outer_losses(program, problem, devices.put_whole(Learnable(start, log_rates)), probe, probe_key)
+    initial = devices.put_whole(Learnable(start, log_rates))
+    before = together.call(outer_losses, program, problem, initial, probe, probe_key)
     done, (learnable, opt_state, norms) = begun or (0, begin_learning(settings, memory, log_rates, task.steps))
     learnable, opt_state = devices.put_whole((learnable, opt_state))
     batches_at = _batches(settings, task, samples, rates, generator(key, phase, Use.OUTER, index), done)
     for first in range(done, task.steps, settings.outer_chunk):
         batches = batches_at(first)
-        learnable, opt_state, log = learn_chunk(
-            program, problem, learnable, opt_state, batches, stream_key(key, phase, Use.INNER, index)
+        inner_key = stream_key(key, phase, Use.INNER, index)
+        learnable, opt_state, log = together.call(
+            learn_chunk, program, problem, learnable, opt_state, batches, inner_key
         )
         losses, norm = (np.asarray(values)[batches.active] for values in log)
         if not np.isfinite(losses + norm).all():
@@ -122,7 +125,7 @@ def solve(
     stored = _as_stored(np.asarray(learnable.pixels), memory, learned)
     log_rates = np.asarray(learnable.log_rates)
     final = devices.put_whole(Learnable(_as_pixels(stored.images), log_rates))
-    after = outer_losses(program, problem, final, probe, probe_key)
+    after = together.call(outer_losses, program, problem, final, probe, probe_key)
     return (
         stored,
         log_rates,

@@ -32,7 +32,7 @@ def correlate(
         for size, padding, taps in zip(x.shape[1:3], (rows, columns), kernel.shape[:2], strict=True)
     )
     y = jax.ShapeDtypeStruct((x.shape[0], height, width, kernel.shape[3]), jnp.float32)
-    call = jax.ffi.ffi_call("mnemonics_correlate", y, vmap_method="sequential")
+    call = jax.ffi.ffi_call("mnemonics_correlate", y, vmap_method="broadcast_all")
     return call(x, kernel, stride=np.int64(stride), top=np.int64(rows[0]), left=np.int64(columns[0]))
 
 
@@ -44,7 +44,7 @@ def kernel_gradient(
     The order of the sum does not depend on the number of threads.
     """
     kernel = jax.ShapeDtypeStruct((size, size, x.shape[3], y_bar.shape[3]), jnp.float32)
-    call = jax.ffi.ffi_call("mnemonics_kernel_gradient", kernel, vmap_method="sequential")
+    call = jax.ffi.ffi_call("mnemonics_kernel_gradient", kernel, vmap_method="broadcast_all")
     return call(x, y_bar, stride=np.int64(stride), top=np.int64(pad), left=np.int64(pad))
 
 

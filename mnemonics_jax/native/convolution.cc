@@ -153,52 +153,67 @@ void GradientUnit(const Shape& s, const float* image, const float* y_bar, float*
   }
 }
 
+// The product of a buffer's dimensions before its last four: the maps are applied to each of so many arrays.
+int64_t Batch(ffi::Span<const int64_t> dimensions) {
+  int64_t batch = 1;
+  for (size_t i = 0; i + 4 < dimensions.size(); ++i) batch *= dimensions[i];
+  return batch;
+}
+
+Shape MakeShape(ffi::Span<const int64_t> x, ffi::Span<const int64_t> kernel, ffi::Span<const int64_t> y, int64_t stride,
+                int64_t top, int64_t left) {
+  auto in = x.last(4), taps = kernel.last(4), out = y.last(4);
+  return {in[0], in[1], in[2], in[3], out[1], out[2], out[3], taps[0], taps[1], stride, top, left};
+}
+
 ffi::Error Correlate(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> k, int64_t stride, int64_t top,
-                   int64_t left, ffi::ResultBuffer<ffi::F32> y) {
-  auto in = x.dimensions(), kernel = k.dimensions(), out = y->dimensions();
-  Shape s{in[0], in[1], in[2], in[3], out[1], out[2], out[3], kernel[0], kernel[1], stride, top, left};
+                     int64_t left, ffi::ResultBuffer<ffi::F32> y) {
+  Shape s = MakeShape(x.dimensions(), k.dimensions(), y->dimensions(), stride, top, left);
+  int64_t batch = Batch(x.dimensions()), taps = s.kh * s.span();
   const float* weights = k.typed_data();
   if (s.lanes() != s.o) {
     static thread_local std::vector<float> filled;
-    filled.resize(s.kh * s.span() * s.lanes());
-    for (int64_t t = 0; t < s.kh * s.span(); ++t)
+    filled.resize(batch * taps * s.lanes());
+    for (int64_t t = 0; t < batch * taps; ++t)
       std::memcpy(filled.data() + t * s.lanes(), weights + t * s.o, s.o * sizeof(float));
     weights = filled.data();
   }
   int64_t units = s.units(), length = s.unit_rows();
-  Parallel(pool, s.n * units, s.multiplications(), [&](int64_t index) {
+  Parallel(pool, batch * s.n * units, batch * s.multiplications(), [&](int64_t index) {
     int64_t n = index / units, first = index % units * length;
-    ForwardUnit(s, x.typed_data() + n * s.h * s.w * s.c, weights, y->typed_data() + n * s.rows * s.columns * s.o,
-                first, std::min(length, s.rows - first));
+    ForwardUnit(s, x.typed_data() + n * s.h * s.w * s.c, weights + n / s.n * taps * s.lanes(),
+                y->typed_data() + n * s.rows * s.columns * s.o, first, std::min(length, s.rows - first));
   });
   return ffi::Error::Success();
 }
 
 ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> y_bar, int64_t stride,
                           int64_t top, int64_t left, ffi::ResultBuffer<ffi::F32> k_bar) {
-  auto in = x.dimensions(), out = y_bar.dimensions(), kernel = k_bar->dimensions();
-  Shape s{in[0], in[1], in[2], in[3], out[1], out[2], out[3], kernel[0], kernel[1], stride, top, left};
-  int64_t taps = s.kh * s.span(), size = taps * s.lanes(), units = s.units(), length = s.unit_rows();
-  // The cut into partial sums does not depend on the number of threads, so neither does the result.
+  Shape s = MakeShape(x.dimensions(), k_bar->dimensions(), y_bar.dimensions(), stride, top, left);
+  int64_t batch = Batch(x.dimensions()), taps = s.kh * s.span(), size = taps * s.lanes();
+  int64_t units = s.units(), length = s.unit_rows();
+  // The cut into partial sums depends neither on the number of threads nor on the batch, so the result does not either.
   int64_t parts = std::min({s.n * units, kPartialSums, 1 + s.multiplications() / kWorthwhile / 2});
   // Kept from call to call: memory fresh from the system costs more than a small gradient.
   static thread_local std::vector<float> kept;
-  kept.assign(parts * size, 0);
+  kept.assign(batch * parts * size, 0);
   float* sums = kept.data();
-  Parallel(pool, parts, s.multiplications(), [&](int64_t part) {
+  Parallel(pool, batch * parts, batch * s.multiplications(), [&](int64_t index) {
+    int64_t part = index % parts;
     for (int64_t i = s.n * units * part / parts; i < s.n * units * (part + 1) / parts; ++i) {
-      int64_t n = i / units, first = i % units * length;
+      int64_t n = index / parts * s.n + i / units, first = i % units * length;
       GradientUnit(s, x.typed_data() + n * s.h * s.w * s.c, y_bar.typed_data() + n * s.rows * s.columns * s.o,
-                   sums + part * size, first, std::min(length, s.rows - first));
+                   sums + index * size, first, std::min(length, s.rows - first));
     }
   });
   float* total = k_bar->typed_data();
-  for (int64_t t = 0; t < taps; ++t)
-    for (int64_t o = 0; o < s.o; ++o) {
-      float sum = 0;
-      for (int64_t part = 0; part < parts; ++part) sum += sums[part * size + t * s.lanes() + o];
-      total[t * s.o + o] = sum;
-    }
+  for (int64_t b = 0; b < batch; ++b, sums += parts * size, total += taps * s.o)
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t o = 0; o < s.o; ++o) {
+        float sum = 0;
+        for (int64_t part = 0; part < parts; ++part) sum += sums[part * size + t * s.lanes() + o];
+        total[t * s.o + o] = sum;
+      }
   return ffi::Error::Success();
 }
 
