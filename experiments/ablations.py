@@ -206,6 +206,7 @@ def main(words: list[str] | None = None) -> int:
         "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="settings of every run, as data.path=DIR"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder of the runs and the tables")
+    parser.add_argument("--vmap-seeds", action="store_true", help="run a row's class orders at once, as one program")
     parser.add_argument("--list", action="store_true", help="tell what would be run, and run nothing")
     asked = parser.parse_args(words)
     for method in asked.methods:
@@ -219,7 +220,7 @@ def main(words: list[str] | None = None) -> int:
         return 0
     use_persistent_cache()
     with Display() as display:
-        outcome = execute(jobs, asked.out, display)
+        outcome = execute(jobs, asked.out, display, vmap_seeds=asked.vmap_seeds)
     for table in asked.tables:
         print(write_table(table, ablations, outcome.summaries, asked.out), end="\n\n")
     return outcome.status

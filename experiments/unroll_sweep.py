@@ -26,6 +26,7 @@ import tyro
 from mnemonics_jax.checkpoint import SaveConfig
 from mnemonics_jax.compilations import use_persistent_cache
 from mnemonics_jax.console import Display
+from mnemonics_jax.errors import UserError
 from mnemonics_jax.overrides import pairs
 from mnemonics_jax.plan import execute
 from mnemonics_jax.program import ending
@@ -54,6 +55,8 @@ class Asked:
     """Folder of the runs and of the results."""
     executor: Literal["serial", "ray"] = "serial"
     """One after the other in this process, or handed to Ray."""
+    vmap_seeds: bool = False
+    """With the serial executor: run a point's seeds at once, as one program on one device."""
     ray: Annotated[RayConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RayConfig)
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
@@ -62,8 +65,11 @@ def main(asked: Asked) -> int:
     """Runs what is not done and writes the results; the exit status."""
     fixed = pairs(asked.settings, "--set")
     sweep = Sweep(parse_axes(asked.sweep), asked.preset, asked.method, fixed, asked.seeds, asked.herding)
+    if asked.vmap_seeds and asked.executor == "ray":
+        raise UserError("--vmap-seeds: Ray gets a point's seeds one by one; leave it out, or choose --executor serial")
     use_persistent_cache()
-    run = execute if asked.executor == "serial" else partial(execute_on_ray, config=asked.ray)
+    serial = partial(execute, vmap_seeds=asked.vmap_seeds)
+    run = serial if asked.executor == "serial" else partial(execute_on_ray, config=asked.ray)
     with Display() as display:
         outcome = run(sweep.jobs(), asked.out, display, asked.save, measure)
     print(write_sweep(sweep, asked.out))

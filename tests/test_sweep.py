@@ -164,6 +164,21 @@ def test_the_results_are_written_as_table_and_plot(swept):
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_seeds_at_once_give_the_same_figures(script, swept, tmp_path):
+    words = ("--sweep", "train.epochs=2", "--seeds", "2", "--method", "lwf", "--vmap-seeds")
+    assert script.main(asked(script, tmp_path, *words)) == 0
+    # A rounding may decide a test image or two of 900.
+    for mine, theirs in zip(
+        *(figures(out, "epochs=2", "average_accuracy") for out in (tmp_path, swept[0])), strict=True
+    ):
+        assert mine == pytest.approx(theirs, abs=0.5)
+
+
+def test_seeds_at_once_are_not_for_ray(script, tmp_path):
+    with pytest.raises(UserError, match="--vmap-seeds: Ray gets"):
+        script.main(asked(script, tmp_path, "--sweep", "train.epochs=2", "--executor", "ray", "--vmap-seeds"))
+
+
 def test_a_failed_point_is_told_and_the_others_stand(script, tmp_path, capsys):
     """Not finite from the first step on, as often as it is tried."""
     words = ("--sweep", "train.learning_rate=0.1,1e20", "--seeds", "1", "--method", "lwf")
