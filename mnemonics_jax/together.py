@@ -171,7 +171,7 @@ def _signature(args: tuple, batched: Batched) -> tuple:
 
 @cache
 def _program() -> Callable:
-    """`_lanes` compiled. Its results lie as `_compute` puts the arguments, so that they come back in as the same type."""
+    """`_lanes` compiled. Its results lie as `_compute` puts the arguments: they come back in as the same type."""
     return jax.jit(_lanes, static_argnums=(0, 1, 2), out_shardings=all_devices().whole)
 
 
