@@ -104,7 +104,7 @@ def test_the_script_runs_and_goes_on(tmp_path, capsys):
     ("words", "message"),
     [
         (["--methods", "finetune"], "finetune keeps no exemplars"),
-        (["--set", "train.epochs"], "write FIELD=VALUE"),
+        (["--set", "train.epochs"], "give FIELD=VALUE"),
         (["--set", "train.epoch=3"], "train.epoch"),
         (["--preset", "digit"], "digit"),
     ],

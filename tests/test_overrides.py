@@ -65,7 +65,7 @@ def test_several_settings_are_changed_at_once(config):
         ("exemplars.unroll_length", "5.0", "has to be an integer"),
         ("exemplars.anchor", "nan", "exemplars.anchor is 'nan'; it has to be a number"),
         ("exemplars.first_order", "1", "has to be true or false"),
-        ("exemplars.inner_init", "heads", "one of class_means, current, reset_head"),
+        ("exemplars.inner_init", "heads", "one of ridge, class_means, current, reset_head"),
         ("exemplars.total", "many", "exemplars.total is 'many'; it has to be an integer or none"),
         ("net.widths", "8,wide", "a list such as 8,16 each of which is an integer"),
     ],
