@@ -11,13 +11,16 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool
 
 from mnemonics_jax.devices import all_devices
+
+T = TypeVar("T")
 
 Batched = Any
 """A pytree of bools that begins like a program's arguments: whether each run has its own value, or all the same."""
@@ -56,6 +59,29 @@ def call(function: Callable, *args: Any, static: int = 1, batched: Batched = Tru
     """
     seat = _seat.get()
     return function(*args) if seat is None else seat.table.ask(seat, function, args[:static], args[static:], batched)
+
+
+def if_active(active: Bool[Array, ""], step: Callable, carry: T, batch: Any, idle: Any) -> tuple[T, Any]:
+    """`step(carry, batch)`, or `(carry, idle)` where not `active`, and then nothing is computed.
+
+    For the body of a scan in a program for `call`. Under `vmap` a step is computed where any run is active, and left
+    out where none is; a plain `lax.cond` would compute it always.
+    """
+
+    def masked(carry: T, batch: Any) -> tuple[T, Any]:
+        return jax.tree.map(partial(jnp.where, active), step(carry, batch), (carry, idle))
+
+    return jax.lax.cond(_any_lane(active), masked, lambda carry, _: (carry, idle), carry, batch)
+
+
+@jax.custom_batching.custom_vmap
+def _any_lane(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    return flag
+
+
+@_any_lane.def_vmap
+def _any_of_lanes(lanes: int, batched: list[bool], flags: Bool[Array, "lanes"]) -> tuple[Bool[Array, ""], bool]:
+    return flags.any(axis=0), False
 
 
 def reach(phase: int) -> None:

@@ -150,7 +150,7 @@ def train_chunk(
 
     def maybe(state: TrainState, batch: TrainBatches) -> tuple[TrainState, tuple[Array, Array]]:
         idle = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-        return jax.lax.cond(batch.active, step, lambda state, _: (state, idle), state, batch)
+        return together.if_active(batch.active, step, state, batch, idle)
 
     return program.devices.keep_whole(jax.lax.scan(maybe, state, batches))
 

@@ -123,6 +123,27 @@ def test_under_vmap_and_in_a_scan():
         np.testing.assert_allclose(together[i], jax.jit(descend)(x[i], kernel), atol=1e-6)
 
 
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+@pytest.mark.parametrize("o", [3, 32])
+def test_a_batch_is_one_call_with_the_bits_of_each_alone(axes, o):
+    """Under two vmaps, for kernels that fill their vectors and for ones that do not."""
+    shapes = [(2, 3, 4, 6, 5, 7), (2, 3, 3, 3, 7, o)]
+    x, kernel = (jnp.asarray(a if axis == 0 else a[0, 0]) for a, axis in zip(draw(3, *shapes), axes, strict=True))
+
+    def both(x, kernel):
+        y = native.correlate(x, kernel, (1, 1), (1, 1), 2)
+        return y, native.kernel_gradient(x, y, 3, 1, 2)
+
+    batched = jax.jit(jax.vmap(jax.vmap(both, axes), axes))
+    assert batched.lower(x, kernel).as_text().count("stablehlo.while") == 0
+    together = batched(x, kernel)
+    for i in range(2):
+        for j in range(3):
+            alone = jax.jit(both)(*(a[i, j] if axis == 0 else a for a, axis in zip((x, kernel), axes, strict=True)))
+            for ours, theirs in zip(together, alone, strict=True):
+                assert np.array_equal(ours[i, j], theirs)
+
+
 def test_used_for_float32_only():
     lowered = [
         jax.jit(jax.grad(lambda k, x: jnp.sum(convolve(x, k) ** 2)))

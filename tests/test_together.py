@@ -10,7 +10,7 @@ import pytest
 
 from mnemonics_jax import together
 from mnemonics_jax.compilations import compilations
-from mnemonics_jax.together import call, in_step, lanes, reach
+from mnemonics_jax.together import call, if_active, in_step, lanes, reach
 
 
 @jax.jit
@@ -122,6 +122,39 @@ def test_what_is_not_batched_stays_one_condition(calls):
     }
     assert "cond[" in text[False]
     assert "cond[" not in text[True]
+
+
+def test_a_step_in_which_no_run_is_active_is_left_out():
+    """Counted by a callback: how often the body of a scan is computed, for runs of 1, 3 and 3 of 5 steps."""
+    computed = []
+
+    @jax.jit
+    def advance(x, active):
+        def step(carry, _):
+            jax.debug.callback(lambda: computed.append(1))
+            return carry * 2, carry
+
+        def maybe(carry, active):
+            return if_active(active, step, carry, None, jnp.zeros(()))
+
+        return jax.lax.scan(maybe, x, active)
+
+    results = {}
+
+    def work(lane, steps):
+        results[lane] = call(advance, np.float32(lane + 1), np.arange(5) < steps, static=0)
+
+    in_step([lambda lane=lane, steps=steps: work(lane, steps) for lane, steps in enumerate((1, 3, 3))])
+    jax.effects_barrier()
+    for lane, steps in enumerate((1, 3, 3)):
+        x, log = results[lane]
+        assert x == (lane + 1) * 2**steps
+        assert np.array_equal(log, [(lane + 1) * 2**k if k < steps else 0 for k in range(5)])
+    assert len(computed) in (3, 9), "three steps, each once or once for each lane"
+    computed.clear()
+    x, _ = call(advance, np.float32(1), np.arange(5) < 2, static=0)
+    jax.effects_barrier()
+    assert (float(x), len(computed)) == (4, 2)
 
 
 def test_one_that_fails_leaves_the_others(calls):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt32
 
+from mnemonics_jax import together
 from mnemonics_jax.exemplars.inner import InnerBatches, InnerProgram, Models, fit, start_point
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.methods.losses import cross_entropy
@@ -122,7 +123,7 @@ def learn_chunk(
 
     def maybe(carry: tuple, batch: OuterBatches) -> tuple[tuple, OuterLog]:
         idle = OuterLog(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-        return jax.lax.cond(batch.active, step, lambda c, _: (c, idle), carry, batch)
+        return together.if_active(batch.active, step, carry, batch, idle)
 
     (learnable, opt_state), log = jax.lax.scan(maybe, (learnable, opt_state), batches)
     return program.devices.keep_whole((learnable, opt_state, log))

@@ -26,7 +26,10 @@ def correlate(
     columns: tuple[int, int],
     stride: int,
 ) -> Float[Array, "n h2 w2 o"]:
-    """y[n,i,j,o] = Σ_{a,b,c} x[n, s·i+a, s·j+b, c] · kernel[a,b,c,o], x padded by (before, after) zeros; float32."""
+    """y[n,i,j,o] = Σ_{a,b,c} x[n, s·i+a, s·j+b, c] · kernel[a,b,c,o], x padded by (before, after) zeros; float32.
+
+    Under `vmap` one call does all, each with its own kernel, and with the bits of each alone.
+    """
     height, width = (
         (size + sum(padding) - taps) // stride + 1
         for size, padding, taps in zip(x.shape[1:3], (rows, columns), kernel.shape[:2], strict=True)
@@ -41,7 +44,7 @@ def kernel_gradient(
 ) -> Float[Array, "k k c o"]:
     """k̄[a,b,c,o] = Σ_{n,i,j} x[n, s·i+a−p, s·j+b−p, c] · ȳ[n,i,j,o], zeros outside; float32.
 
-    The order of the sum does not depend on the number of threads.
+    The order of the sum does not depend on the number of threads, nor on what is done beside it under `vmap`.
     """
     kernel = jax.ShapeDtypeStruct((size, size, x.shape[3], y_bar.shape[3]), jnp.float32)
     call = jax.ffi.ffi_call("mnemonics_kernel_gradient", kernel, vmap_method="broadcast_all")
