@@ -67,6 +67,21 @@ def test_ridge_minimises_the_squared_error_and_the_weights_length(head, strength
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("imprint", [imprint_means, lambda *args: imprint_ridge(*args, 1.0)], ids=["means", "ridge"])
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_a_collapsed_network_gives_a_finite_head(imprint, head):
+    net = build(NetConfig(name="convnet", widths=(4, 6)), CLASSES, head)
+    params = init(net, jax.random.key(0), (4, 4, 1)).params
+    labels, used = np.arange(8) % CLASSES, np.ones(8, np.float32)
+
+    def loss(features):
+        return apply_head(net, imprint(params, features, labels, used), features).logits.sum()
+
+    value, gradient = jax.value_and_grad(loss)(jnp.zeros((8, 6)))
+    assert value == 0
+    assert np.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_without_inner_steps_the_exemplar_model_predicts_as_the_nearest_mean_does(tiny, flip):
     """iCaRL's own rule, mirror images and all, and the classifier of Θᴱ are then one and the same."""

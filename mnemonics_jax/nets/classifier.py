@@ -137,7 +137,9 @@ def _with_kernel(
     if "sigma" in head:
         return params | {"head": {"kernel": kernel, "sigma": jnp.full_like(head["sigma"], scale)}}
     squares = (jnp.square(features).sum(-1) * weights).sum() / weights.sum()
-    return params | {"head": {"kernel": scale * jax.lax.rsqrt(squares) * kernel, "bias": jnp.zeros_like(head["bias"])}}
+    # A network that has collapsed has features of zero, which make a poor head, but a finite one.
+    scale *= jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+    return params | {"head": {"kernel": scale * kernel, "bias": jnp.zeros_like(head["bias"])}}
 
 
 def scope_of(params: dict, scope: str) -> dict:
