@@ -47,8 +47,7 @@ class Config:
 class Preset:
     """A named starting point.
 
-    `exemplars` overrides the defaults of whichever exemplar kind is chosen, `methods` those of the methods it names,
-    and `exemplars_with` those of the exemplar kind beside the methods it names.
+    `exemplars` overrides the defaults of whichever exemplar kind is chosen, `methods` those of the methods it names.
     """
 
     summary: str
@@ -58,7 +57,6 @@ class Preset:
     exemplars: dict[str, Any]
     method: str = "icarl"
     methods: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    exemplars_with: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 # The settings of the literature for ResNet-18 at 224×224. A chunk of four batches is 77 MB of pixels; exemplars are
@@ -159,7 +157,7 @@ def make_config(preset: str, method: str | None = None, exemplars: str = "mnemon
         net=chosen.net,
         train=chosen.train,
         method=fill(method_class(method), chosen.methods.get(method, {})),
-        exemplars=fill(exemplar_class(exemplars), chosen.exemplars | chosen.exemplars_with.get(method, {})),
+        exemplars=fill(exemplar_class(exemplars), chosen.exemplars),
     )
 
 
