@@ -36,7 +36,7 @@ from mnemonics_jax.overrides import has, override, pairs
 from mnemonics_jax.phase import run_phase
 from mnemonics_jax.point import Point, Stage
 from mnemonics_jax.program import ending
-from mnemonics_jax.rng import Use, generator, stream_key
+from mnemonics_jax.rng import Use, random_stream, stream_key
 from mnemonics_jax.state import PhaseState, Setup, initial_state, make_setup
 from mnemonics_jax.training import begin_training
 from mnemonics_jax.watch import Silent, Watch
@@ -69,7 +69,7 @@ def fitted(setup: Setup, state: PhaseState, model: Variables, init: str, steps: 
     )
     program = InnerProgram(setup.net, settings, setup.augmentation, setup.devices)
     images = state.memory.images.reshape(-1, *state.memory.images.shape[2:])
-    batches = draw_batches(settings, state.memory.used, generator(state.key, 0, Use.FIT))
+    batches = draw_batches(settings, state.memory.used, random_stream(state.key, 0, Use.FIT))
     seen, rates = setup.stream.masks(0).seen, np.full(steps, rate, np.float32)
     models, key = Models(model, model), stream_key(state.key, 0, Use.FIT)
     return jax.tree.map(

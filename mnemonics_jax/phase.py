@@ -19,7 +19,7 @@ from mnemonics_jax.methods import Bias, Classes, Method
 from mnemonics_jax.metrics import right_by_group
 from mnemonics_jax.nets.classifier import Variables
 from mnemonics_jax.point import Keep, Point, Stage
-from mnemonics_jax.rng import Use, generator, stream_key
+from mnemonics_jax.rng import Use, generator, random_stream, stream_key
 from mnemonics_jax.state import PhaseState, Setup
 from mnemonics_jax.training import ADVICE, Context, Progress, all_finite, epoch_at, train
 from mnemonics_jax.watch import Watch
@@ -278,7 +278,7 @@ def _exemplar_model(setup: Setup, state: PhaseState) -> Variables:
         images,
         state.memory.labels(),
         stream.masks(phase).seen,
-        draw_batches(settings, state.memory.used, generator(state.key, phase, Use.FIT)),
+        draw_batches(settings, state.memory.used, random_stream(state.key, phase, Use.FIT)),
         np.exp(state.log_rates),
         stream_key(state.key, phase, Use.FIT),
     )

@@ -4,6 +4,7 @@ Nothing is drawn from a shared, advancing generator, so a resumed run draws what
 adding one use of chance moves no other.
 """
 
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -24,6 +25,8 @@ class Use(IntEnum):
     OUTER = 6
     FIT = 7
     PROBE = 8
+    INNER_BATCHES = 9
+    PROBE_INNER_BATCHES = 10
 
 
 def root_key(seed: int) -> Key:
@@ -31,11 +34,38 @@ def root_key(seed: int) -> Key:
     return np.random.SeedSequence(seed).generate_state(2)
 
 
+@dataclass(frozen=True)
+class RandomStream:
+    """One use of chance in one phase; `index` tells several of the same use apart."""
+
+    key: tuple[int, int]
+    phase: int
+    use: Use
+    index: tuple[int, ...] = (0,)
+
+    def at(self, *index: int) -> "RandomStream":
+        """A stream of the same use that further numbers tell apart from this one."""
+        return replace(self, index=(*self.index, *index))
+
+    def generator(self) -> np.random.Generator:
+        """A NumPy generator at the stream's start."""
+        return np.random.default_rng([*self.key, self.phase, self.use, *self.index])
+
+    def jax_key(self) -> Key:
+        """Raw data of a JAX PRNG key, uint32 [2]."""
+        return np.random.SeedSequence([*self.key, self.phase, self.use, *self.index]).generate_state(2)
+
+
+def random_stream(key: Key, phase: int, use: Use, index: int = 0) -> RandomStream:
+    """The stream of one use in one phase of the run with that key."""
+    return RandomStream((int(key[0]), int(key[1])), phase, use, (index,))
+
+
 def stream_key(key: Key, phase: int, use: Use, index: int = 0) -> Key:
     """Raw data of a JAX PRNG key for one use in one phase."""
-    return np.random.SeedSequence([*map(int, key), phase, use, index]).generate_state(2)
+    return random_stream(key, phase, use, index).jax_key()
 
 
 def generator(key: Key, phase: int, use: Use, index: int = 0) -> np.random.Generator:
     """A NumPy generator for one use in one phase."""
-    return np.random.default_rng([*map(int, key), phase, use, index])
+    return random_stream(key, phase, use, index).generator()

@@ -13,14 +13,14 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
 
 from mnemonics_jax import together
 from mnemonics_jax.data.augment import Augmentation
-from mnemonics_jax.data.batches import Order, Store
+from mnemonics_jax.data.batches import Shuffled, Store
 from mnemonics_jax.devices import Devices, all_devices
 from mnemonics_jax.errors import NumbersError, UserError
 from mnemonics_jax.methods import Bias, Classes, LossInputs, Method
 from mnemonics_jax.nets.classifier import Classifier, Outputs, Variables, apply, apply_train
 from mnemonics_jax.nets.heads import mask_logits
 from mnemonics_jax.nets.transfer import restrict_transfer
-from mnemonics_jax.rng import Key, Use, stream_key
+from mnemonics_jax.rng import Key, Use, random_stream, stream_key
 
 ADVICE = "try a smaller --train.learning-rate"
 
@@ -190,7 +190,7 @@ def train(
     first = config.learning_rate if phase == 0 else config.later_learning_rate or config.learning_rate
     rates = (first * config.decay ** passed.sum(axis=1)).astype(np.float32)
     done, state = begun or (0, begin_training(program, variables))
-    order = Order(indices, key, phase, config.batch_size, total)
+    order = Shuffled(indices, random_stream(key, phase, Use.ORDER), config.batch_size, total)
     augment_key = stream_key(key, phase, Use.AUGMENT)
     images = store.chunks(order, done, config.chunk_steps, augment_key)
     state, context = program.devices.put_whole((state, context))

@@ -1,32 +1,31 @@
 """Which images come in which order, where their pixels come from, and the random streams behind it."""
 
+import dataclasses
 import itertools
 
 import jax
 import numpy as np
 import pytest
 
-from mnemonics_jax.data.batches import DeviceStore, balanced, endless
-from mnemonics_jax.rng import Use, generator, root_key, stream_key
+from mnemonics_jax.data.batches import Balanced, DeviceStore, Shuffled
+from mnemonics_jax.rng import Use, generator, random_stream, root_key, stream_key
 
-
-def take(iterator, amount):
-    return list(itertools.islice(iterator, amount))
+STREAM = random_stream(root_key(3), 2, Use.ORDER)
 
 
 @pytest.mark.parametrize(("samples", "batch"), [(12, 4), (10, 4), (3, 8), (7, 7), (1, 5), (5, 1)])
 def test_every_shuffle_has_each_index_once_and_all_batches_are_full(samples, batch):
     indices = np.random.default_rng(0).choice(1000, samples, replace=False)
-    batches = take(endless(indices, np.random.default_rng(1), batch), 4 * samples)
+    batches = [*Shuffled(indices, STREAM, batch, 4 * samples)]
     assert {b.shape for b in batches} == {(batch,)}
     shuffles = np.concatenate(batches).reshape(-1, samples)
     assert len(shuffles) == 4 * batch
     np.testing.assert_array_equal(np.sort(shuffles, axis=1), np.sort(indices)[None].repeat(len(shuffles), axis=0))
 
 
-def test_shuffles_differ_and_follow_the_generator():
-    def flat(seed):
-        return np.concatenate(take(endless(np.arange(50), np.random.default_rng(seed), 10), 10))
+def test_shuffles_differ_and_follow_the_stream():
+    def flat(index):
+        return np.concatenate([*Shuffled(np.arange(50), STREAM.at(index), 10, 10)])
 
     assert not np.array_equal(flat(0)[:50], flat(0)[50:])
     assert not np.array_equal(flat(0), flat(1))
@@ -36,28 +35,47 @@ def test_shuffles_differ_and_follow_the_generator():
 LABELS = np.repeat([4, 0, 7], [2, 30, 5])  # classes of very different size, sample 100 + i
 
 
+def balanced(batch, steps):
+    return Balanced(np.arange(100, 137), LABELS, STREAM, batch, steps)
+
+
+@pytest.mark.parametrize("order", [Shuffled(np.arange(10), STREAM, 4, 9), balanced(5, 9)], ids=["shuffled", "balanced"])
+def test_a_batch_depends_on_its_number_alone(order):
+    walked = np.stack([*order])
+    anew = dataclasses.replace(order)
+    np.testing.assert_array_equal(np.stack([anew[step] for step in reversed(range(9))])[::-1], walked)
+    np.testing.assert_array_equal(order.chunk(7, 4), walked[[7, 8, 8, 8]])
+    longer = dataclasses.replace(order, steps=90)
+    np.testing.assert_array_equal(longer.chunk(0, 9), walked)
+
+
 def by_class(batches):
     return np.stack([np.bincount(LABELS[b - 100], minlength=8)[[0, 4, 7]] for b in batches])
 
 
 def test_balanced_batches_have_equally_many_of_every_class():
-    iterator = balanced(np.arange(100, 137), LABELS, np.random.default_rng(0), 6)
-    assert (by_class(take(iterator, 20)) == 2).all()
+    assert (by_class(balanced(6, 20)) == 2).all()
 
 
 def test_balanced_batches_that_the_classes_do_not_divide():
-    counts = by_class(take(balanced(np.arange(100, 137), LABELS, np.random.default_rng(0), 5), 30))
+    counts = by_class(balanced(5, 30))
     assert (counts.sum(axis=1) == 5).all()
     assert (counts.reshape(10, 3, 3).sum(axis=1) == 5).all()
 
 
 def test_balanced_batches_use_every_sample_of_a_class_in_turn():
-    batches = np.concatenate(take(balanced(np.arange(100, 137), LABELS, np.random.default_rng(0), 6), 30))
+    batches = np.concatenate([*balanced(6, 30)])
     for label, size in ((0, 30), (4, 2), (7, 5)):
         drawn = batches[LABELS[batches - 100] == label]
         rounds = drawn[: len(drawn) // size * size].reshape(-1, size)
         np.testing.assert_array_equal(np.sort(rounds, axis=1), np.sort(rounds[:1], axis=1).repeat(len(rounds), axis=0))
         assert len(set(rounds[0].tolist())) == size
+
+
+def test_balanced_batches_do_not_repeat_one_shuffle():
+    batches = np.concatenate([*balanced(6, 60)])
+    drawn = batches[LABELS[batches - 100] == 0][:120].reshape(4, 30)
+    assert len({tuple(row) for row in drawn.tolist()}) == 4
 
 
 # Pixels
@@ -104,6 +122,12 @@ def test_streams_of_every_use_phase_and_index_differ():
     keys = {tuple(stream_key(k, *place).tolist()) for k in (key, other) for place in places}
     draws = {tuple(generator(k, *place).integers(0, 2**63, 3).tolist()) for k in (key, other) for place in places}
     assert len(keys) == len(draws) == 2 * len(places)
+
+
+def test_streams_that_further_numbers_tell_apart_differ():
+    places = [STREAM, *(STREAM.at(i) for i in range(3)), *(STREAM.at(1, i) for i in range(3))]
+    assert len({tuple(place.jax_key().tolist()) for place in places}) == len(places)
+    assert len({place.generator().integers(2**63) for place in places}) == len(places)
 
 
 def test_streams_are_functions_of_their_place_alone():

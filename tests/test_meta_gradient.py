@@ -15,7 +15,7 @@ from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.outer import Learnable, OuterBatches, OuterProblem, learn_chunk, optimizer, outer_loss
 from mnemonics_jax.nets import NetConfig, apply, build, init
 from mnemonics_jax.phase import run_phase
-from mnemonics_jax.rng import root_key
+from mnemonics_jax.rng import Use, random_stream, root_key
 from mnemonics_jax.state import initial_state
 from mnemonics_jax.watch import Silent
 
@@ -62,7 +62,7 @@ def make_case(seed=0, head="linear", crop=0, flip=False, frozen=None, **settings
     batch = OuterBatches(
         images=rng.uniform(size=(12, SIDE, SIDE, 1)),
         labels=np.arange(12, dtype=np.int32) % SEEN,
-        inner=inner.draw_batches(program.settings, kept.used, rng),
+        inner=inner.draw_batches(program.settings, kept.used, random_stream(root_key(seed), 0, Use.INNER_BATCHES)),
         learning_rate=np.float32(0.02),
         index=np.int32(0),
         active=np.bool_(True),

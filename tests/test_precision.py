@@ -16,6 +16,7 @@ from mnemonics_jax.exemplars.inner import InnerProgram, Models, draw_batches
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.outer import Learnable, OuterBatches, OuterProblem, outer_loss
 from mnemonics_jax.methods import LUCIR, Bias, Classes
+from mnemonics_jax.rng import Use, random_stream, root_key
 from mnemonics_jax.training import Context, TrainBatches, TrainProgram, TrainState, train_chunk
 
 CLASSES, SIDE = 4, 8
@@ -87,7 +88,7 @@ def meta_gradient(precision):
     pixels = (IMAGES[0] / 255).astype(np.float32)
     labels = np.repeat(np.arange(CLASSES, dtype=np.int32), 4)
     problem = OuterProblem(models, labels, usable.reshape(-1), seen, pixels * 0, pixels * 0 + 1)
-    inner = draw_batches(settings, usable, RNG)
+    inner = draw_batches(settings, usable, random_stream(root_key(0), 0, Use.INNER_BATCHES))
     batch = OuterBatches(IMAGES[1], LABELS, inner, np.float32(0.1), np.int32(0), np.bool_(True))
     learnable = Learnable(pixels, np.full(3, np.log(0.1), np.float32))
     loss = jax.jit(jax.grad(lambda value: outer_loss(program, problem, value, batch, jax.random.key(0))))

@@ -13,17 +13,18 @@ from PIL import Image
 
 from mnemonics_jax.data import load
 from mnemonics_jax.data.augment import Augmentation, random_resized_crop
-from mnemonics_jax.data.batches import DeviceStore, Order, endless
+from mnemonics_jax.data.batches import DeviceStore, Shuffled
 from mnemonics_jax.data.pictures import Pictures, resized_crop
 from mnemonics_jax.data.streaming import StreamedStore
 from mnemonics_jax.devices import all_devices
 from mnemonics_jax.errors import UserError
 from mnemonics_jax.phase import run_phase
-from mnemonics_jax.rng import Use, generator, root_key, stream_key
+from mnemonics_jax.rng import Use, random_stream, root_key, stream_key
 from mnemonics_jax.state import initial_state
 from mnemonics_jax.watch import Silent
 
 KEY = stream_key(root_key(0), 1, Use.AUGMENT)
+STREAM = random_stream(root_key(0), 0, Use.ORDER)
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +55,6 @@ def streamed(dataset, workers=0, crops=False):
 EXEMPLARS = np.random.default_rng(5).integers(0, 256, (2, 3, 8, 8, 3), np.uint8)
 
 
-@pytest.mark.parametrize(("samples", "batch", "steps"), [(12, 4, 9), (10, 4, 30), (3, 8, 5), (1, 5, 3), (5, 1, 20)])
-def test_an_order_is_endless_by_number(samples, batch, steps):
-    indices = np.random.default_rng(0).choice(1000, samples, replace=False)
-    order = Order(indices, root_key(3), 2, batch, steps)
-    walked = list(itertools.islice(endless(indices, generator(root_key(3), 2, Use.ORDER), batch), steps))
-    np.testing.assert_array_equal(np.stack([order[i] for i in reversed(range(steps))])[::-1], walked)
-    np.testing.assert_array_equal(order.chunk(steps - 2, 4), np.stack([walked[-2], walked[-1], walked[-1], walked[-1]]))
-
-
 @pytest.mark.parametrize("shape", [(7,), (50,), (3, 40)])
 def test_images_taken_are_those_in_memory(both, shape):
     kept, stream = DeviceStore(both[0].train_images), streamed(both[1])
@@ -78,7 +70,7 @@ def test_training_chunks_are_those_from_memory(both, first):
     kept, stream = DeviceStore(both[0].train_images), streamed(both[1])
     for store in (kept, stream):
         store.hold(EXEMPLARS)
-    order = Order(np.arange(126), root_key(0), 0, 16, 10)
+    order = Shuffled(np.arange(126), STREAM, 16, 10)
     expected, found = (list(store.chunks(order, first, 4, KEY)) for store in (kept, stream))
     assert len(found) == len(expected) == (3 if first == 0 else 2)
     for e, f in zip(expected[:-1], found[:-1], strict=True):
@@ -87,7 +79,7 @@ def test_training_chunks_are_those_from_memory(both, first):
 
 
 def test_crops_depend_on_step_and_place_alone(both):
-    order = Order(np.arange(126), root_key(0), 0, 16, 8)
+    order = Shuffled(np.arange(126), STREAM, 16, 8)
     chunks = {}
     for workers in (0, 2):
         store = streamed(both[1], workers, crops=True)
@@ -120,7 +112,7 @@ class Endless(Sequence):
 def test_a_fixed_number_of_batches_is_read_ahead():
     records = Endless()
     store = StreamedStore(Pictures(records, 4, False), 0, False, all_devices())
-    order = Order(np.arange(1_000_000), root_key(0), 0, 8, 100_000)
+    order = Shuffled(np.arange(1_000_000), STREAM, 8, 100_000)
     chunks = store.chunks(order, 0, 4, KEY)
     for _ in range(3):
         next(chunks)
@@ -134,7 +126,7 @@ def test_a_bad_file_in_a_stream_is_named(both, tmp_path):
     pictures = dataclasses.replace(both[1].train_images, records=[*both[1].train_images.records[:5], str(bad)])
     store = StreamedStore(pictures, 0, False, all_devices())
     with pytest.raises(UserError, match=r"bad\.jpg"):
-        list(store.chunks(Order(np.arange(6), root_key(0), 0, 4, 2), 0, 2, KEY))
+        list(store.chunks(Shuffled(np.arange(6), STREAM, 4, 2), 0, 2, KEY))
 
 
 def test_unrounded_exemplars_are_refused(both):

@@ -11,6 +11,7 @@ from mnemonics_jax.nets import NetConfig, apply, build, init
 from mnemonics_jax.nets.layers import Conv
 from mnemonics_jax.nets.transfer import restrict_transfer
 from mnemonics_jax.phase import run_phase
+from mnemonics_jax.rng import Use, random_stream
 from mnemonics_jax.state import initial_state
 from mnemonics_jax.watch import Silent
 
@@ -101,7 +102,7 @@ def test_the_inner_loop_respects_the_frozen_kernels(tiny):
     state = run_phase(setup, initial_state(setup), Silent())
     images = state.memory.images.reshape(-1, *state.memory.images.shape[2:])
     seen = np.arange(10) < 5
-    batches = draw_batches(setup.config.exemplars, state.memory.used, np.random.default_rng(0))
+    batches = draw_batches(setup.config.exemplars, state.memory.used, random_stream(state.key, 0, Use.FIT))
     for frozen, moved in ((True, {"filter_scale", "filter_shift"}), (False, {"kernel"})):
         models = Models(state.variables, state.previous, frozen=np.asarray(frozen))
         key = np.zeros(2, np.uint32)

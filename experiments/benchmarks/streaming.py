@@ -19,11 +19,11 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from mnemonics_jax.data.batches import Order
+from mnemonics_jax.data.batches import Shuffled
 from mnemonics_jax.data.pictures import Pictures
 from mnemonics_jax.data.streaming import StreamedStore
 from mnemonics_jax.devices import all_devices
-from mnemonics_jax.rng import root_key
+from mnemonics_jax.rng import Use, random_stream, root_key
 
 _BATCH, _CHUNK, _SIZE = 128, 4, 224
 
@@ -74,7 +74,7 @@ def measure(folder: Path, workers: int, images: int, device_speed: float) -> dic
     peak = Peak()
     peak.start()
     store = StreamedStore(Pictures(records, _SIZE, True), workers, True, all_devices())
-    order = Order(np.arange(len(records)), root_key(0), 0, _BATCH, len(records) // _BATCH)
+    order = Shuffled(np.arange(len(records)), random_stream(root_key(0), 0, Use.ORDER), _BATCH, len(records) // _BATCH)
     chunks = store.chunks(order, 0, _CHUNK, root_key(1))
     next(chunks).block_until_ready()
     began, waited, seen = time.perf_counter(), 0.0, 0

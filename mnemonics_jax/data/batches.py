@@ -3,9 +3,10 @@
 A sample is known by one index: 0 .. n-1 are the data set's training images, n + class · M + slot the exemplars.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -14,33 +15,12 @@ import numpy as np
 from jaxtyping import Array, Int, Shaped, UInt8
 
 from mnemonics_jax.devices import Devices, all_devices
-from mnemonics_jax.rng import Key, Use, generator
+from mnemonics_jax.rng import Key, RandomStream
 
 
-def endless(indices: Int[np.ndarray, "sample"], rng: np.random.Generator, batch: int) -> Iterator[np.ndarray]:
-    """Index batches int64 [batch], cut from one shuffle of `indices` after another.
-
-    The end of one shuffle and the start of the next share a batch, so all batches are full: no remainder is padded,
-    and batch statistics never see a filler image.
-    """
-    rest = indices[:0]
-    while True:
-        while len(rest) < batch:
-            rest = np.concatenate([rest, rng.permutation(indices)])
-        yield rest[:batch]
-        rest = rest[batch:]
-
-
-@dataclass(frozen=True, eq=False)
 class Order(Sequence):
-    """The first `steps` batches of `endless`, each by its number: any process can make any of them.
+    """Batches of indices, int64 [batch] each, by the number of their step: any process can make any of them."""
 
-    The shuffles are those of the stream of chance `Use.ORDER` of (`key`, `phase`).
-    """
-
-    indices: Int[np.ndarray, "sample"]
-    key: Key
-    phase: int
     batch: int
     steps: int
 
@@ -48,31 +28,78 @@ class Order(Sequence):
         return self.steps
 
     def __getitem__(self, step: int) -> Int[np.ndarray, "batch"]:
-        shuffle, place = np.divmod(np.arange(step * self.batch, (step + 1) * self.batch), len(self.indices))
-        return np.concatenate([_shuffle(self, int(k))[place[shuffle == k]] for k in np.unique(shuffle)])
+        # A sequence is walked until this is raised.
+        if not 0 <= step < self.steps:
+            raise IndexError(f"batch {step} of {self.steps}")
+        return self._draw(step)
+
+    @abstractmethod
+    def _draw(self, step: int) -> Int[np.ndarray, "batch"]: ...
 
     def chunk(self, first: int, steps: int) -> Int[np.ndarray, "steps batch"]:
         """The batches of `steps` steps from the `first` on; past the last one it is repeated."""
         return np.stack([self[min(step, self.steps - 1)] for step in range(first, first + steps)])
 
 
+@dataclass(frozen=True, eq=False)
+class Shuffled(Order):
+    """Batches cut from one shuffle of `indices` after another, each shuffle drawn by its number in `stream`.
+
+    The end of one shuffle and the start of the next share a batch, so all batches are full: no remainder is padded,
+    and batch statistics never see a filler image.
+    """
+
+    indices: Int[np.ndarray, "sample"]
+    stream: RandomStream
+    batch: int
+    steps: int
+
+    def _draw(self, step: int) -> Int[np.ndarray, "batch"]:
+        shuffle, place = np.divmod(np.arange(step * self.batch, (step + 1) * self.batch), len(self.indices))
+        return np.concatenate([_shuffle(self, int(k))[place[shuffle == k]] for k in np.unique(shuffle)])
+
+
 # Two shuffles of each of several runs at once.
 @lru_cache(maxsize=16)
-def _shuffle(order: Order, number: int) -> Int[np.ndarray, "sample"]:
-    rng = generator(order.key, order.phase, Use.ORDER)
-    for _ in range(number):
-        rng.permutation(len(order.indices))
-    return rng.permutation(order.indices)
+def _shuffle(order: Shuffled, number: int) -> Int[np.ndarray, "sample"]:
+    return order.stream.at(number).generator().permutation(order.indices)
 
 
-def balanced(
-    indices: Int[np.ndarray, "sample"], labels: Int[np.ndarray, "sample"], rng: np.random.Generator, batch: int
-) -> Iterator[np.ndarray]:
-    """Index batches int64 [batch] in which every class is as likely, however many samples it has."""
-    groups = [endless(indices[labels == label], rng, 1) for label in np.unique(labels)]
-    classes = endless(np.arange(len(groups)), rng, batch)
-    while True:
-        yield np.concatenate([next(groups[group]) for group in next(classes)])
+@dataclass(frozen=True, eq=False)
+class Balanced(Order):
+    """Batches in which every class is as likely, however many samples it has; `labels` are those of `indices`.
+
+    The classes are those of `Shuffled` batches, so that of G classes each is drawn once in every G draws, and the
+    samples of a class are taken from one shuffle of them after another.
+    """
+
+    indices: Int[np.ndarray, "sample"]
+    labels: Int[np.ndarray, "sample"]
+    stream: RandomStream
+    batch: int
+    steps: int
+
+    def _draw(self, step: int) -> Int[np.ndarray, "batch"]:
+        classes = self._class_order[step]
+        # A class has been drawn once in each of the shuffles of the classes that came before.
+        turns = np.arange(step * self.batch, (step + 1) * self.batch) // len(self._groups)
+        sizes = np.array([len(self._groups[group]) for group in classes])
+        pairs = zip(classes.tolist(), (turns // sizes).tolist(), (turns % sizes).tolist(), strict=True)
+        return np.array([_class_shuffle(self, group, number)[place] for group, number, place in pairs])
+
+    @cached_property
+    def _groups(self) -> list[Int[np.ndarray, "_"]]:
+        return [self.indices[self.labels == label] for label in np.unique(self.labels)]
+
+    @cached_property
+    def _class_order(self) -> Shuffled:
+        return Shuffled(np.arange(len(self._groups)), self.stream.at(0), self.batch, self.steps)
+
+
+# One shuffle of each of a thousand classes.
+@lru_cache(maxsize=1024)
+def _class_shuffle(order: Balanced, group: int, number: int) -> Int[np.ndarray, "_"]:
+    return order.stream.at(1, group, number).generator().permutation(order._groups[group])
 
 
 @runtime_checkable

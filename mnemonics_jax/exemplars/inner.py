@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Shaped, UInt
 
 from mnemonics_jax import bilevel
 from mnemonics_jax.data.augment import Augmentation
-from mnemonics_jax.data.batches import endless
+from mnemonics_jax.data.batches import Shuffled
 from mnemonics_jax.devices import Devices, all_devices
 from mnemonics_jax.exemplars.base import Exemplars
 from mnemonics_jax.methods.losses import cross_entropy
@@ -29,6 +29,7 @@ from mnemonics_jax.nets.classifier import (
     reset_head,
 )
 from mnemonics_jax.nets.transfer import restrict_transfer
+from mnemonics_jax.rng import RandomStream
 
 
 class InnerBatches(NamedTuple):
@@ -71,19 +72,16 @@ class InnerProgram:
         )
 
 
-def draw_batches(
-    settings: Exemplars, usable: Bool[np.ndarray, "classes slot"], rng: np.random.Generator
-) -> InnerBatches:
-    """The batches of one inner loop: all usable slots at every step, or cuts of their shuffles."""
+def draw_batches(settings: Exemplars, usable: Bool[np.ndarray, "classes slot"], stream: RandomStream) -> InnerBatches:
+    """The batches of one inner loop: all usable slots at every step, or cuts of their shuffles by `stream`."""
     used, steps = usable.reshape(-1), settings.unroll_length
     weights = used.astype(np.float32)
     if settings.inner_batch is None:
         every = np.arange(len(used), dtype=np.int32)
         return InnerBatches(*(np.broadcast_to(row, (steps, len(row))) for row in (every, weights)), weights)
-    order = endless(np.flatnonzero(used), rng, settings.inner_batch)
-    slots = np.zeros((steps, settings.inner_batch), np.int32)
-    for row in slots:
-        row[:] = next(order)
+    order = Shuffled(np.flatnonzero(used), stream, settings.inner_batch, steps)
+    # Without a step there is no batch: T may be 0.
+    slots = np.array([*order], np.int32).reshape(steps, settings.inner_batch)
     return InnerBatches(slots, np.ones(slots.shape, np.float32), weights)
 
 

@@ -10,13 +10,13 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Int32, Shaped
 
 from mnemonics_jax import together
-from mnemonics_jax.data.batches import Store, balanced
+from mnemonics_jax.data.batches import Balanced, Store
 from mnemonics_jax.errors import NumbersError
 from mnemonics_jax.exemplars.inner import InnerBatches, InnerProgram, Models, draw_batches
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.outer import Learnable, OuterBatches, OuterProblem, learn_chunk, optimizer, outer_losses
-from mnemonics_jax.rng import Key, Use, generator, stream_key
+from mnemonics_jax.rng import Key, RandomStream, Use, random_stream, stream_key
 
 _ADVICE = "try a smaller --exemplars.inner-learning-rate, --exemplars.outer-learning-rate or --exemplars.outer-clip"
 
@@ -99,13 +99,15 @@ def solve(
     low, high = np.clip(start - task.cap, 0, 1), np.clip(start + task.cap, 0, 1)
     problem = devices.put_whole(OuterProblem(models, labels, learned, task.seen, low, high))
     rates = cosine_decay(settings.outer_learning_rate, task.steps)
-    probe = _batches(settings, task, samples, rates, generator(key, phase, Use.PROBE, index))(0)
+    probes = (random_stream(key, phase, use, index) for use in (Use.PROBE, Use.PROBE_INNER_BATCHES))
+    probe = _batches(settings, task, samples, rates, *probes)(0)
     probe_key = stream_key(key, phase, Use.PROBE, index)
     initial = devices.put_whole(Learnable(start, log_rates))
     before = together.call(outer_losses, program, problem, initial, probe, probe_key)
     done, (learnable, opt_state, norms) = begun or (0, begin_learning(settings, memory, log_rates, task.steps))
     learnable, opt_state = devices.put_whole((learnable, opt_state))
-    batches_at = _batches(settings, task, samples, rates, generator(key, phase, Use.OUTER, index), done)
+    streams = (random_stream(key, phase, use, index) for use in (Use.OUTER, Use.INNER_BATCHES))
+    batches_at = _batches(settings, task, samples, rates, *streams)
     for first in range(done, task.steps, settings.outer_chunk):
         batches = batches_at(first)
         inner_key = stream_key(key, phase, Use.INNER, index)
@@ -232,28 +234,24 @@ def _batches(
     task: Task,
     samples: Samples,
     rates: Float[np.ndarray, "steps"],
-    rng: np.random.Generator,
-    done: int = 0,
+    outer: RandomStream,
+    inner: RandomStream,
 ) -> Callable[[int], OuterBatches]:
-    """The outer batches of the chunk that starts at a step; to be called for each chunk in turn, from `done` on."""
+    """The outer batches of the chunk that starts at a step, any step: outer and inner loop draw from their streams."""
     store, indices, labels = samples
-    outer = balanced(indices, labels[indices], rng, settings.outer_batch)
-
-    def draw() -> tuple[np.ndarray, list[InnerBatches]]:
-        index = np.stack([next(outer) for _ in range(settings.outer_chunk)])
-        return index, [draw_batches(settings, task.inner, rng) for _ in index]
-
-    for _ in range(0, done, settings.outer_chunk):
-        draw()
+    # The probe takes a whole chunk, however few outer steps there are.
+    room = max(task.steps, settings.outer_chunk)
+    order = Balanced(indices, labels[indices], outer, settings.outer_batch, room)
 
     def chunk(first: int) -> OuterBatches:
         steps = np.arange(first, first + settings.outer_chunk)
-        index, inner = draw()
+        index = order.chunk(first, settings.outer_chunk)
+        drawn = [draw_batches(settings, task.inner, inner.at(step)) for step in steps.tolist()]
         padded = np.append(rates, np.zeros(settings.outer_chunk, np.float32))
         return OuterBatches(
             images=store.take(index),
             labels=labels[index],
-            inner=InnerBatches(*(np.stack(parts) for parts in zip(*inner, strict=True))),
+            inner=InnerBatches(*(np.stack(parts) for parts in zip(*drawn, strict=True))),
             learning_rate=padded[steps],
             index=steps.astype(np.int32),
             active=steps < task.steps,
