@@ -1,29 +1,30 @@
 """Ablations of learned exemplars, a table each: one factor changes at a time, all else stays as the preset has it.
 
     python experiments/ablations.py kinds --preset images --set data.path=DIR --methods lwf icarl bic lucir
-    python experiments/ablations.py unroll scope --preset digits --seeds 0 1 2 --list
+    python experiments/ablations.py unroll scope --preset digits --seeds 3 --list
 
 Every row is compared with herding on the same class orders, at the same budget, with the same training and the same
-inner loop for Θᴱ. What is done is not run again; TABLE.md and TABLE.csv in --out have the rows of the runs there are.
+inner loop for Θᴱ. Finished runs are not run again; TABLE.md and TABLE.csv in --out have the rows of all finished runs.
 """
 
 import argparse
 import csv
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mnemonics_jax.compare import mean_and_error
-from mnemonics_jax.compilations import use_persistent_cache
-from mnemonics_jax.config import PRESETS, Config, make_config
-from mnemonics_jax.console import Display
-from mnemonics_jax.errors import UserError
+from mnemonics_jax.config.config import Config
+from mnemonics_jax.config.parsing import has, override, pairs
+from mnemonics_jax.config.presets import PRESETS, make_config
 from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.methods import METHODS, method_class
-from mnemonics_jax.overrides import has, override, pairs
-from mnemonics_jax.plan import Job, execute
-from mnemonics_jax.program import ending
+from mnemonics_jax.reports.statistics import mean_and_error
+from mnemonics_jax.runtime.compile_cache import use_persistent_cache
+from mnemonics_jax.runtime.errors import UserError, exit_status
+from mnemonics_jax.runtime.progress import Display
+from mnemonics_jax.sweeps.jobs import Job, run_jobs
 
 Settings = dict[str, str]
 
@@ -106,24 +107,28 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Ablations:
-    """The runs of some tables: which configuration each cell has, and the folder of its run."""
+    """The runs of some tables: the configuration of each, and the folder of its run."""
 
     preset: str
     fixed: Settings
     methods: list[str]
-    seeds: list[int]
+    seeds: Sequence[int]
 
     def config(self, row: Row, method: str, seed: int) -> Config:
-        """The configuration of a row's run."""
+        """Return the configuration of a row's run.
+
+        Raises:
+            UserError: for a setting that no exemplar kind has, or a value that it does not take.
+        """
         plain = make_config(self.preset, method, row.kind)
         settings = {**self.fixed, **row.settings}
-        # A setting that another exemplar kind has is not this one's mistake; any other unknown name is.
+        # Settings that only other exemplar kinds have are left out; a name that no kind has is refused.
         others = [make_config(self.preset, method, kind) for kind in EXEMPLARS]
         kept = {k: v for k, v in settings.items() if has(plain, k) or not any(has(other, k) for other in others)}
         return dataclasses.replace(override(plain, kept), seed=seed)
 
     def job(self, row: Row, method: str, seed: int) -> Job:
-        """A row's run. Rows of several tables that ask for the same configuration share it."""
+        """Return a row's run. Rows of several tables that ask for the same configuration share it."""
         config = self.config(row, method, seed)
         plain = self.config(Row("", kind=row.kind), method, seed)
         changed = [
@@ -134,11 +139,11 @@ class Ablations:
         return Job("/".join([f"{method}-{row.kind}", "_".join(changed) or "preset", f"seed{seed}"]), config)
 
     def twin(self, row: Row) -> Row:
-        """Herding under the settings that it shares with a row."""
+        """Return the row of herding under the settings that it shares with `row`."""
         return Row("herding", row.settings, "herding")
 
     def jobs(self, tables: list[str]) -> list[Job]:
-        """All runs of the tables, each once; seeds outermost, so that what there is at any time is paired."""
+        """Return all runs of the tables, each once; seeds outermost, so that finished runs are paired at any time."""
         rows = [row for table in tables for row in TABLES[table][1]]
         found: dict[str, Job] = {}
         for seed in self.seeds:
@@ -150,7 +155,7 @@ class Ablations:
         return list(found.values())
 
     def cells(self, table: str, summaries: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows of a table: means over class orders, and paired differences from herding, with standard errors."""
+        """Return the rows of a table: means over class orders and paired differences from herding, with errors."""
         lines = []
         for method in self.methods:
             for row in TABLES[table][1]:
@@ -170,7 +175,7 @@ class Ablations:
 
 
 def write_table(table: str, ablations: Ablations, summaries: dict[str, dict[str, Any]], out: Path) -> str:
-    """TABLE.csv with every figure and TABLE.md with those to read; returns the latter."""
+    """Write TABLE.csv with all figures and TABLE.md with the main ones; return the text of the latter."""
     lines = ablations.cells(table, summaries)
     with (out / f"{table}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]))
@@ -193,26 +198,34 @@ def _figure(line: dict[str, Any], key: str, sign: str = "") -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs what is missing and writes the tables; 3 when a run failed."""
+    """Run what is missing and write the tables; return the exit status, 3 when a run failed.
+
+    Raises:
+        UserError: for a method without exemplars, fewer than one class order, or a wrong setting.
+    """
     names = "\n".join(f"  {name:12} {title}" for name, (title, _) in TABLES.items())
     parser = argparse.ArgumentParser(
         description=f"{__doc__}\ntables:\n{names}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tables", nargs="+", choices=list(TABLES), metavar="TABLE", help="from the list above")
+    parser.add_argument("tables", nargs="+", choices=list(TABLES), metavar="TABLE", help="names from the list above")
     parser.add_argument("--preset", default="digits", help=f"one of {', '.join(PRESETS)} (default: digits)")
     parser.add_argument("--methods", nargs="+", default=["lwf", "icarl", "bic", "lucir"], help=", ".join(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="class orders (default: 0 to 4)")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="number of class orders (default: 5)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first class order (default: 0)")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="settings of every run, as data.path=DIR"
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="settings of every run, for example data.path=DIR"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder of the runs and the tables")
     parser.add_argument("--vmap-seeds", action="store_true", help="run a row's class orders at once, as one program")
-    parser.add_argument("--list", action="store_true", help="tell what would be run, and run nothing")
+    parser.add_argument("--list", action="store_true", help="only print the planned runs and which are done")
     asked = parser.parse_args(words)
     for method in asked.methods:
         if not method_class(method).uses_memory:
             raise UserError(f"--methods {method} keeps no exemplars: there is nothing to compare")
-    ablations = Ablations(asked.preset, pairs(asked.set, "--set"), asked.methods, asked.seeds)
+    if asked.seeds < 1:
+        raise UserError(f"--seeds {asked.seeds}: at least one class order is needed")
+    seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+    ablations = Ablations(asked.preset, pairs(asked.set, "--set"), asked.methods, seeds)
     jobs = ablations.jobs(asked.tables)
     if asked.list:
         for job in jobs:
@@ -220,12 +233,12 @@ def main(words: list[str] | None = None) -> int:
         return 0
     use_persistent_cache()
     with Display() as display:
-        outcome = execute(jobs, asked.out, display, vmap_seeds=asked.vmap_seeds)
+        outcome = run_jobs(jobs, asked.out, display, vmap_seeds=asked.vmap_seeds)
     for table in asked.tables:
         print(write_table(table, ablations, outcome.summaries, asked.out), end="\n\n")
     return outcome.status
 
 
 if __name__ == "__main__":
-    with ending("ablations"):
+    with exit_status("ablations"):
         sys.exit(main())

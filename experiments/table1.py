@@ -1,4 +1,4 @@
-"""The table of the paper's slides: every cell as runs, and what they reach beside the paper's figure.
+"""The table of the paper's slides: every cell as runs, with their result beside the paper's figure.
 
     python experiments/table1.py --dataset cifar100 --list
     python experiments/table1.py --dataset cifar100 --phases 5 --methods lucir --seeds 3 --out runs/table1
@@ -7,12 +7,12 @@
 A cell is a data set, N, a method and an arm: `baseline` replays herded exemplars, `ours` learned ones, and
 `ours+transfer` learned ones with weight transfer, which the paper's "w/ ours" included. The same command goes on where
 it stopped and runs only what is missing; runs that start the same train phase 0 once. table1-DATASET.md and .csv in
---out hold everything that is finished there, whatever part of the table the command has named; cells without a run are
+--out have everything that is finished there, whatever part of the table the command names; cells without a run are
 empty. Exit status 3: a run failed (failure.json in its folder); the same command tries it again.
 
---scale small is a shortened protocol for small machines: scikit-learn's digits (N = 5 only), or pictures of your own
-(--images DIR), a small network, ten epochs, fifty outer steps. What it gives is labelled so in table1-small.md and
-.csv, and not set against the paper's figures.
+--scale small is a shortened protocol for small machines: scikit-learn's digits (N = 5 only), or images of your own
+(--images DIR), a small network, ten epochs, fifty outer steps. Its results are labelled so in table1-small.md and .csv,
+and no difference from the paper's figures is taken.
 """
 
 import csv
@@ -26,17 +26,18 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mnemonics_jax.checkpoint import SaveConfig
-from mnemonics_jax.compare import Summary, mean_and_error
-from mnemonics_jax.compilations import use_persistent_cache
-from mnemonics_jax.config import Config, make_config
-from mnemonics_jax.console import Display
-from mnemonics_jax.errors import UserError
-from mnemonics_jax.files import write_whole
-from mnemonics_jax.journal import check_folder, read_json
-from mnemonics_jax.overrides import has, override, pairs
-from mnemonics_jax.plan import Job, execute, progress
-from mnemonics_jax.program import ending
+from mnemonics_jax.config.config import Config
+from mnemonics_jax.config.parsing import has, override, pairs
+from mnemonics_jax.config.presets import make_config
+from mnemonics_jax.reports.statistics import mean_and_error
+from mnemonics_jax.runs.checkpoint import SaveConfig
+from mnemonics_jax.runs.folder import check_folder
+from mnemonics_jax.runs.summary import Summary
+from mnemonics_jax.runtime.compile_cache import use_persistent_cache
+from mnemonics_jax.runtime.errors import UserError, exit_status
+from mnemonics_jax.runtime.files import read_json, write_atomically
+from mnemonics_jax.runtime.progress import Display
+from mnemonics_jax.sweeps.jobs import Job, progress, run_jobs
 
 PAPER = json.loads((Path(__file__).parent / "table1_paper.json").read_text())
 METHODS = {"lwf": "LwF", "icarl": "iCaRL", "bic": "BiC", "lucir": "LUCIR"}
@@ -46,28 +47,28 @@ SMALL = {"train.epochs": "10", "exemplars.outer_steps": "50"}
 
 @dataclass(frozen=True)
 class Asked:
-    """What part of the table to run, and where."""
+    """Part of the table to run, and where."""
 
     dataset: Literal["cifar100", "imagenet", "imagenet-subset"] = "cifar100"
-    """Column of the table. The slides call all 1,000 classes "ImageNet" and have no figures for the subset."""
+    """Column of the table. "ImageNet" in the slides is all 1,000 classes; they have no figures for the subset."""
     phases: tuple[Literal[5, 10, 25], ...] = (5, 10, 25)
     """Numbers N of incremental phases."""
     methods: tuple[Literal["lwf", "icarl", "bic", "lucir"], ...] = tuple(METHODS)
     """Rows of the table."""
     arms: tuple[Literal["baseline", "ours", "ours+transfer"], ...] = ("baseline", "ours")
-    """Herded exemplars; learned ones; learned ones with weight transfer."""
+    """Exemplars: herded (baseline), learned (ours), learned with weight transfer (ours+transfer)."""
     seeds: int = 3
-    """Class orders of each cell: seeds 0 .. seeds-1."""
+    """Number of class orders of each cell: seeds 0 .. seeds-1."""
     scale: Literal["full", "small"] = "full"
     """The paper's protocol, or a shortened one for small machines."""
     images: Path | None = None
     """With --scale small: a folder DIR/{train,test}/CLASS/*.jpg to use instead of the digits."""
     settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE ...")] = ()
-    """Settings to change in every run, as exemplars.unroll_length=20 data.path=DIR; named in every output."""
+    """Settings to change in every run, as exemplars.unroll_length=20 data.path=DIR; every output names them."""
     out: Path = Path("runs/table1")
     """Folder of the runs and of the tables."""
     list: bool = False
-    """Only print the plan, and what of it is done."""
+    """Only print the planned runs and which are done."""
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
 
@@ -81,19 +82,22 @@ class Cell:
 
     @property
     def row(self) -> str:
-        """What the row is called."""
+        """Name of the row."""
         return METHODS[self.method] + ARMS[self.arm]
 
 
 def paper(dataset: str, cell: Cell) -> float | None:
-    """The slides' figure, None where they have none. Theirs of `ours` is that with weight transfer."""
+    """Return the slides' figure; None where they have none.
+
+    Their "ours" includes weight transfer. It stands beside both arms with learned exemplars.
+    """
     figures = PAPER["average_accuracy"].get(dataset)
     arm = "baseline" if cell.arm == "baseline" else "ours"
     return figures and figures[cell.method][arm][PAPER["phases"].index(cell.phases)]
 
 
 def make(asked: Asked, cell: Cell, seed: int) -> Config:
-    """The configuration of one run."""
+    """Return the configuration of one run."""
     preset = asked.dataset
     if asked.scale == "small":
         preset = "images" if asked.images else "digits"
@@ -111,17 +115,21 @@ def make(asked: Asked, cell: Cell, seed: int) -> Config:
 
 
 def folder(asked: Asked, cell: Cell) -> str:
-    """Where a cell's runs lie, less their seed."""
+    """Return the folder of a cell's runs, without their seed."""
     return f"{place(asked)}-n{cell.phases}/{cell.method}-{cell.arm}"
 
 
 def place(asked: Asked) -> str:
-    """What the files of a table are called."""
+    """Return the part of file names that tells which table they belong to."""
     return asked.dataset if asked.scale == "full" else "small"
 
 
 def finished(asked: Asked, cell: Cell) -> dict[int, Summary]:
-    """The cell's finished runs by seed. Raises `UserError` for one of other settings."""
+    """Return the cell's finished runs by seed.
+
+    Raises:
+        UserError: when one has other settings.
+    """
     found = {}
     for path in sorted(asked.out.glob(f"{folder(asked, cell)}-seed*/summary.json")):
         summary = read_json(path)
@@ -131,12 +139,12 @@ def finished(asked: Asked, cell: Cell) -> dict[int, Summary]:
 
 
 def all_cells(phases: tuple[int, ...], methods: tuple[str, ...], arms: tuple[str, ...]) -> Iterator[Cell]:
-    """Cells in the order in which they are run."""
+    """Yield the cells in the order in which they are run."""
     return (Cell(n, method, arm) for n in phases for method in methods for arm in arms)
 
 
 def rows(asked: Asked) -> list[dict[str, Any]]:
-    """The table, a row for each cell: the paper's figure, ours, and the difference."""
+    """Return the table, a row for each cell: the paper's figure, ours, and the difference."""
     arms = tuple(arm for arm in ARMS if arm != "ours+transfer" or arm in asked.arms or transferred(asked))
     table = []
     for cell in all_cells((5, 10, 25), tuple(METHODS), arms):
@@ -169,12 +177,12 @@ def rows(asked: Asked) -> list[dict[str, Any]]:
 
 
 def transferred(asked: Asked) -> bool:
-    """Whether a run with weight transfer is finished."""
+    """Return whether a run with weight transfer is finished."""
     return any(asked.out.glob(f"{place(asked)}-n*/*-ours+transfer-seed*/summary.json"))
 
 
 def markdown(asked: Asked, table: list[dict[str, Any]]) -> str:
-    """The table as Markdown: average accuracy, then what the slides do not have."""
+    """Return the table as Markdown: average accuracy first, then what the slides do not have."""
     lines = [
         f"# {title(asked)}",
         "",
@@ -200,7 +208,7 @@ def markdown(asked: Asked, table: list[dict[str, Any]]) -> str:
 
 
 def title(asked: Asked) -> str:
-    """What an output is a table of."""
+    """Return what the table is of: data set, protocol and changed settings."""
     what = asked.dataset
     if asked.scale == "small":
         what = f"SHORTENED PROTOCOL on {asked.images or 'digits'} (figures of the paper: {asked.dataset})"
@@ -208,7 +216,7 @@ def title(asked: Asked) -> str:
 
 
 def grid(table: list[dict[str, Any]], columns: dict[str, str], sign: str = "") -> list[str]:
-    """Rows by method and arm, for each N the given figures."""
+    """Return lines of a Markdown table: rows by method and arm, the given figures for each N."""
     cells = {(r["method"], r["arm"], r["phases"]): r for r in table}
     heads = ["method", *[f"N={n} {name}" for n in (5, 10, 25) for name in columns]]
     lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
@@ -222,7 +230,7 @@ def grid(table: list[dict[str, Any]], columns: dict[str, str], sign: str = "") -
 
 
 def figure(row: dict[str, Any], key: str, sign: str) -> str:
-    """A figure with its standard error and number of class orders, where it has them."""
+    """Return a figure as text, with its standard error and number of class orders where it has them."""
     value = row.get(f"{key}_mean", row.get(key))
     if value is None:
         return ""
@@ -232,11 +240,11 @@ def figure(row: dict[str, Any], key: str, sign: str) -> str:
 
 
 def write(asked: Asked) -> str:
-    """Writes both files; returns the Markdown."""
+    """Write both files and return the Markdown."""
     table = rows(asked)
     asked.out.mkdir(parents=True, exist_ok=True)
     text = markdown(asked, table)
-    write_whole(asked.out / f"table1-{place(asked)}.md", text)
+    write_atomically(asked.out / f"table1-{place(asked)}.md", text)
     with (asked.out / f"table1-{place(asked)}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
@@ -245,7 +253,11 @@ def write(asked: Asked) -> str:
 
 
 def main(asked: Asked) -> int:
-    """Runs what is asked for and not done; the exit status."""
+    """Run what is asked for and not done, and write the tables; return the exit status.
+
+    Raises:
+        UserError: for options that contradict each other.
+    """
     if asked.seeds < 1:
         raise UserError(f"--seeds {asked.seeds}: at least one class order is needed")
     if asked.images and asked.scale == "full":
@@ -267,11 +279,11 @@ def main(asked: Asked) -> int:
         return 0
     use_persistent_cache()
     with Display() as display:
-        outcome = execute(jobs, asked.out, display, asked.save)
+        outcome = run_jobs(jobs, asked.out, display, asked.save)
     print(write(asked))
     return outcome.status
 
 
 if __name__ == "__main__":
-    with ending("table1"):
+    with exit_status("table1"):
         sys.exit(main(tyro.cli(Asked, description=__doc__)))

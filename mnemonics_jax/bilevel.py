@@ -1,4 +1,4 @@
-"""Bilevel optimisation: run an inner training loop, differentiate an outer loss through it.
+"""Bilevel optimisation: run an inner training loop and differentiate an outer loss through it.
 
 The problem, with meta-variables m (pixels of training examples, soft labels, inner learning rates, an initialisation:
 any pytree), inner parameters Θ and an optimiser's update U with state s:
@@ -61,7 +61,7 @@ Remat = Literal["none", "step", "segments"]
 
 @dataclass(frozen=True)
 class Unroll:
-    """How the inner loop is differentiated; the module's table compares the modes. Hashable, so static in jit.
+    """How the inner loop is differentiated; the table of the module compares the modes. Hashable, so static in jit.
 
     Attributes:
         remat: what the backward pass recomputes instead of storing it: nothing, the inside of every step, or runs of
@@ -100,7 +100,7 @@ def unroll(
     length: int | None = None,
     config: Unroll = Unroll(),
 ) -> Params:
-    """Fit the parameters for T optimiser steps: Θ_T as a differentiable function of `params`, `meta` and `batches`.
+    """Return Θ_T: parameters after T optimiser steps, differentiable by `params`, `meta` and `batches`.
 
     Args:
         inner_loss: `inner_loss(params, meta, batch) -> scalar`, twice differentiable by reverse mode.
@@ -110,16 +110,19 @@ def unroll(
         params: Θ_0, a pytree of floating-point arrays.
         meta: m, any pytree; what it means is up to `inner_loss` and `optimizer`.
         batches: a pytree whose arrays have a leading axis of T, slice t of which is the batch of step t; or None.
-        length: T, static. Needed only where `batches` holds no array; each step's batch is then `batches` itself.
+        length: T, static. Needed only where `batches` holds no array; each step's batch is then `batches` itself. With
+            T = 0, Θ_0 is the result: an inner problem that `start` has solved in closed form.
         config: how to differentiate.
 
     Returns:
         Θ_T, of the structure, shapes and dtypes of `params`.
 
     Raises:
-        ValueError: T cannot be told or is below 1, the leading axes disagree, or `config.truncate` exceeds T.
+        ValueError: T cannot be told or is negative, the leading axes disagree, or `config.truncate` exceeds T.
     """
     steps = _count_steps(batches, length)
+    if steps == 0:
+        return params
     kept = steps if config.truncate is None else config.truncate
     if kept > steps:
         raise ValueError(f"truncate={kept} exceeds the {steps} inner steps: give 1 to {steps}, or None for all")
@@ -155,7 +158,7 @@ def meta_value_and_grad(
     has_aux: bool = False,
     config: Unroll = Unroll(),
 ) -> Callable[[Meta, Any, Batches | None, Any], tuple[Any, Meta]]:
-    """The outer loss after the inner loop, and its gradient by the meta-variables.
+    """Return a function that gives the outer loss after the inner loop and its gradient by the meta-variables.
 
     Args:
         outer_loss: `outer_loss(fitted_params, meta, outer_batch) -> scalar`, or `-> (scalar, aux)` with `has_aux`.
@@ -188,13 +191,13 @@ def _count_steps(batches: PyTree, length: int | None) -> int:
     if len(leading) > 1 or () in leading:
         raise ValueError(f"every array of batches needs one leading axis, equal to length if given; found {leading}")
     ((steps,),) = leading
-    if steps < 1:
-        raise ValueError(f"{steps} inner steps: at least 1 is needed")
+    if steps < 0:
+        raise ValueError(f"{steps} inner steps: give 0 (Θ_0 is the answer) or more")
     return steps
 
 
 def _scan(step: Callable, carry: PyTree, xs: PyTree, remat: Remat) -> PyTree:
-    """The final carry of `step` scanned over `xs`, stored for the backward pass as `remat` says."""
+    """Return the final carry of `step` scanned over `xs`; `remat` says what is stored for the backward pass."""
     if remat == "none":
         return jax.lax.scan(step, carry, xs)[0]
     # The recomputation lies in another loop than the original, so no common-subexpression pass can merge the two.

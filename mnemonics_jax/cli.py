@@ -5,27 +5,28 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from mnemonics_jax.checkpoint import SaveConfig
-from mnemonics_jax.compare import compare
-from mnemonics_jax.compilations import use_persistent_cache
-from mnemonics_jax.config import PRESETS, Config, make_config
-from mnemonics_jax.console import Display, stdout
-from mnemonics_jax.distributed import Cluster, connect, is_first
-from mnemonics_jax.errors import UserError
+from mnemonics_jax.config.config import Config
+from mnemonics_jax.config.presets import PRESETS, make_config
 from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
-from mnemonics_jax.export import export
-from mnemonics_jax.journal import cannot_write
 from mnemonics_jax.methods import METHODS, method_class
-from mnemonics_jax.plan import Job, execute
-from mnemonics_jax.program import ending
-from mnemonics_jax.records import find_records
-from mnemonics_jax.report import comparison_table, run_table, write_report
-from mnemonics_jax.report_page import write_page
-from mnemonics_jax.run import run
+from mnemonics_jax.reports.finished_runs import find_finished_runs
+from mnemonics_jax.reports.page import write_page
+from mnemonics_jax.reports.tables import comparison_table, run_table, write_report
+from mnemonics_jax.runs.checkpoint import SaveConfig
+from mnemonics_jax.runs.export import export
+from mnemonics_jax.runs.runner import run_in_folder
+from mnemonics_jax.runtime.compile_cache import use_persistent_cache
+from mnemonics_jax.runtime.distributed import Cluster, connect, is_primary
+from mnemonics_jax.runtime.errors import UserError, exit_status
+from mnemonics_jax.runtime.files import cannot_write
+from mnemonics_jax.runtime.progress import Display, stdout
+from mnemonics_jax.runtime.settings import field_kinds
+from mnemonics_jax.sweeps.comparison import compare
+from mnemonics_jax.sweeps.jobs import Job, run_jobs
 
 T = TypeVar("T")
 _PRESET_LINES = "\n".join(f"  {name:16} {preset.summary}" for name, preset in PRESETS.items())
@@ -34,10 +35,10 @@ _USAGE = f"""usage: mnemonics COMMAND ...
 class-incremental learning with learned exemplars
 
 commands:
-  run PRESET      one run; goes on where it stopped if its --out exists
+  run PRESET      one run; resumes from its last checkpoint if its --out exists
   compare PRESET  methods × exemplar kinds × class orders, as a table and a plot
   report RUN...   tables, figures and a page of finished runs side by side, from their files alone
-  export RUN      a run's exemplars as pictures and .npz, and its model, for use elsewhere
+  export RUN      a run's exemplars as images and .npz, and its model, for other programs
 
 presets:
 {_PRESET_LINES}
@@ -50,10 +51,10 @@ Exemplar kinds: {", ".join(EXEMPLARS)}."""
 class _Run:
     config: Annotated[Config, tyro.conf.arg(name="")]
     out: Path | None = None
-    """Folder of the run: settings, metrics, checkpoints, summary. Default: a name made of the settings, in runs/."""
+    """Folder of the run: settings, metrics, checkpoints, summary. Default: runs/NAME, where NAME names the settings."""
     vmap_seeds: int | None = None
-    """Run so many class orders, those of the seeds --seed, --seed + 1, ..., at once as one vmapped program on one
-    device; the run of each seed gets its folder in --out, which it can go on from alone as well."""
+    """Number of class orders, with the seeds --seed, --seed + 1, ..., to run at once as one vmapped program on one
+    device. The run of each seed has its own folder in --out, where it can also be resumed alone."""
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Cluster)
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
@@ -62,19 +63,19 @@ class _Run:
 class _Compare:
     config: Annotated[Config, tyro.conf.arg(name="")]
     seeds: int = 5
-    """How many class orders every arm runs on, with the seeds 0 .. seeds-1."""
+    """Number of class orders for each arm, with the seeds 0 .. seeds-1."""
     vmap_seeds: bool = False
     """Run the class orders of an arm at once, as one vmapped program on one device."""
     out: Path = Path("runs/compare")
-    """Folder of the comparison; each run gets a folder in it."""
+    """Folder of the comparison; each run has its own folder in it."""
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of the `mnemonics` command. Exit status: 0, 2 for a user's mistake, 3 for numbers gone wrong, in
-    one run or in some of several.
+    """Run the `mnemonics` command with the words `args`, by default those of the command line.
 
-    A run that SIGTERM ends after saving exits with 75, one that Ctrl-C ends with 130.
+    The exit status is 0 for success, 2 for a mistake by the user, 3 for numbers that are not finite or failed runs, 75
+    for a run that was saved and ended on SIGTERM, and 130 for Ctrl-C.
     """
     words = list(sys.argv[1:] if args is None else args)
     commands: dict[str, Callable[[list[str]], None]] = {
@@ -86,14 +87,14 @@ def main(args: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE)
         sys.exit(0 if words else 2)
-    with ending("mnemonics"):
+    with exit_status("mnemonics"):
         if words[0] not in commands:
             raise UserError(f"unknown command {words[0]!r}: choose from {', '.join(commands)}")
         commands[words[0]](words[1:])
 
 
 def _preset(words: list[str], command: str) -> tuple[str, list[str]]:
-    """The preset's name and the words after it; prints help when that is all that is asked."""
+    """Return the preset's name and the words after it, or print help and exit when no preset is given."""
     if not words or words[0] in ("-h", "--help"):
         print(f"usage: mnemonics {command} PRESET [settings]\n\npresets:\n{_PRESET_LINES}\n")
         print(f"`mnemonics {command} PRESET --help` explains every setting.")
@@ -102,7 +103,7 @@ def _preset(words: list[str], command: str) -> tuple[str, list[str]]:
 
 
 def _pick(words: list[str], **flags: str | None) -> tuple[argparse.Namespace, list[str]]:
-    """Takes the flags that decide which settings exist; the rest is for tyro, which knows the settings themselves."""
+    """Parse the flags that decide which settings exist, and return the other words for tyro to parse."""
     parser = argparse.ArgumentParser(prog="mnemonics", add_help=False, allow_abbrev=False)
     for name, nargs in flags.items():
         parser.add_argument(f"--{name}", nargs=nargs)
@@ -130,15 +131,15 @@ def _run(words: list[str]) -> None:
         _run_seeds(parsed, parsed.out or Path("runs") / f"{name}-{config.seed + parsed.vmap_seeds - 1}")
         return
     connect(parsed.cluster)
-    with Display(quiet=not is_first()) as display:
-        summary = run(config, parsed.out or Path("runs") / name, display, parsed.save)
-    if is_first():
+    with Display(quiet=not is_primary()) as display:
+        summary = run_in_folder(config, parsed.out or Path("runs") / name, display, parsed.save)
+    if is_primary():
         stdout().print(run_table(summary))
 
 
 def _run_seeds(asked: _Run, out: Path) -> None:
     if asked.vmap_seeds < 1:
-        raise UserError(f"--vmap-seeds {asked.vmap_seeds}: at least one class order is needed")
+        raise UserError(f"--vmap-seeds {asked.vmap_seeds}: give at least 1")
     if asked.cluster.distributed:
         raise UserError("--vmap-seeds needs a single device: leave out --distributed, or run the seeds one by one")
     first = asked.config.seed
@@ -147,7 +148,7 @@ def _run_seeds(asked: _Run, out: Path) -> None:
         for seed in range(first, first + asked.vmap_seeds)
     ]
     with Display() as display:
-        summaries = execute(jobs, out, display, asked.save, vmap_seeds=True).complete(out)
+        summaries = run_jobs(jobs, out, display, asked.save, vmap_seeds=True).complete(out)
     stdout().print(comparison_table(write_report(summaries, out)))
     print(f"plot: {out / 'accuracy.png'}")
 
@@ -161,74 +162,86 @@ def _compare(words: list[str]) -> None:
         method_class(name)
     for name in kinds:
         exemplar_class(name)
-    # The flags are those of the first method and of the kind with the most settings; each arm takes what it has.
-    richest = max(kinds, key=lambda kind: len(dataclasses.fields(EXEMPLARS[kind])))
-    first = make_config(preset, methods[0], richest)
+    arms = {(method, kind): make_config(preset, method, kind) for method in methods for kind in kinds}
+    # The words are parsed first with the flags of all arms, for help and for unknown words, and then once for each arm,
+    # which takes the flags that it has; a flag that is not given keeps the value of the arm.
     parsed = tyro.cli(
         _Compare,
         prog=f"mnemonics compare {preset}",
         description=f"Methods × exemplar kinds × class orders on the preset {preset}: {PRESETS[preset].summary}.\n\n"
         f"--methods {{{','.join(METHODS)}}} ... and --exemplars {{{','.join(EXEMPLARS)}}} ... choose the arms. Any "
-        "other setting that is changed is so for all arms that have it.",
-        default=_Compare(first),
+        "other setting applies to all arms that have it.",
+        default=_Compare(_with_all_settings(list(arms.values()))),
         args=words,
     )
-
-    def make(method: str, kind: str, seed: int) -> Config:
-        own = make_config(preset, method, kind)
-        return dataclasses.replace(
-            parsed.config,
-            seed=seed,
-            method=_changed(parsed.config.method, first.method, own.method),
-            exemplars=_changed(parsed.config.exemplars, first.exemplars, own.exemplars),
-        )
+    arms = {
+        arm: tyro.cli(_Compare, default=_Compare(config), args=words, return_unknown_args=True)[0].config
+        for arm, config in arms.items()
+    }
 
     use_persistent_cache()
     with Display() as display:
-        summaries = compare(
-            make, methods, kinds, parsed.seeds, parsed.out, display, parsed.save, vmap_seeds=parsed.vmap_seeds
-        )
+        summaries = compare(arms, parsed.seeds, parsed.out, display, parsed.save, vmap_seeds=parsed.vmap_seeds)
     stdout().print(comparison_table(write_report(summaries, parsed.out)))
     print(f"plot: {parsed.out / 'accuracy.png'}")
 
 
-def _changed(given: object, default: object, own: T) -> T:
-    """`own` with the values of `given` that are not those of `default`, for the fields that it has."""
-    names = {f.name for f in dataclasses.fields(own)} & {f.name for f in dataclasses.fields(given)}
-    changed = [name for name in names if getattr(given, name) != getattr(default, name)]
-    return dataclasses.replace(own, **{name: getattr(given, name) for name in changed})
+def _with_all_settings(configs: Sequence[Config]) -> Config:
+    """Return a configuration with the settings of all methods and kinds, only for flags and their help."""
+    return dataclasses.replace(
+        configs[0],
+        method=_merged(
+            [config.method for config in configs], "Settings of the methods; each method takes those it has."
+        ),
+        exemplars=_merged(
+            [config.exemplars for config in configs], "Settings of the exemplar kinds; each kind takes those it has."
+        ),
+    )
+
+
+def _merged(parts: Sequence[T], doc: str) -> T:
+    """Return one dataclass with the fields of all `parts`; where several have a field, the first one's value counts."""
+    fields: dict[str, tuple[str, Any, Any]] = {}
+    for part in parts:
+        for name, kind in field_kinds(type(part)).items():
+            fields.setdefault(name, (name, kind, dataclasses.field(default=getattr(part, name))))
+    # tyro looks up the help of a field in the class that declares it, so the bases are these classes.
+    classes = {type(part): None for part in parts}
+    bases = tuple(cls for cls in classes if not any(issubclass(other, cls) for other in classes if other is not cls))
+    merged = dataclasses.make_dataclass("All", fields.values(), bases=bases, frozen=True, namespace={"__doc__": doc})
+    return merged()
 
 
 def _report(words: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="mnemonics report",
-        description="Puts finished runs side by side, from their files alone: comparison.json, accuracy.png, figures/ "
-        "and report.html, a page that needs nothing else.",
+        description="Compares finished runs from their files alone: comparison.json, accuracy.png, figures/ and "
+        "report.html, a self-contained page.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run or of a comparison")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; RUN when not given")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: RUN)")
     asked = parser.parse_args(words)
-    records = find_records(asked.runs)
+    runs = find_finished_runs(asked.runs)
     if asked.out is None and len(asked.runs) > 1:
-        raise UserError(f"{len(asked.runs)} folders: say with --out where their report goes")
+        raise UserError(f"{len(asked.runs)} folders: give the folder of their report with --out")
     out = asked.out or asked.runs[0]
     use_persistent_cache()
     with cannot_write(out):
         out.mkdir(parents=True, exist_ok=True)
         with Display() as display:
-            rows = write_page(records, out, display)
-    stdout().print(run_table(records[0].summary) if len(records) == 1 else comparison_table(rows))
+            rows = write_page(runs, out, display)
+    stdout().print(run_table(runs[0].summary) if len(runs) == 1 else comparison_table(rows))
     print(f"plot: {out / 'accuracy.png'}\nreport: {out / 'report.html'}")
 
 
 def _export(words: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="mnemonics export",
-        description="Writes the exemplars and the model of RUN, as they are after its last finished phase: images/ (a "
-        "data set for --data.source folder), exemplars.npz (one for --data.source npz) and model/.",
+        description="Writes the exemplars and the model of RUN after its last finished phase: images/ (a data set for "
+        "--data.source folder), exemplars.npz (a data set for --data.source npz) and model/.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
-    parser.add_argument("--to", type=Path, help="folder to write, which must not exist; RUN/export when not given")
+    parser.add_argument("--to", type=Path, help="new folder to write; it must not exist (default: RUN/export)")
     asked = parser.parse_args(words)
     to = asked.to or asked.run / "export"
     with Display() as display:

@@ -4,20 +4,25 @@ import dataclasses
 import getpass
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
+from helpers import Interrupting
 
-from mnemonics_jax.config import Config, fill
+from mnemonics_jax.config.config import Config
+from mnemonics_jax.config.presets import fill
+from mnemonics_jax.config.train import TrainConfig
+from mnemonics_jax.data.class_stream import StreamConfig
 from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.exemplars import exemplar_class
 from mnemonics_jax.methods import method_class
 from mnemonics_jax.nets import NetConfig
-from mnemonics_jax.state import Setup, make_setup
-from mnemonics_jax.stream import StreamConfig
-from mnemonics_jax.training import TrainConfig
+from mnemonics_jax.phase.setup import Setup, make_setup
+from mnemonics_jax.runs.checkpoint import SaveConfig
+from mnemonics_jax.runs.runner import run_in_folder
 
 # Most of the suite's time is compilation, of the same programs each time: processes share them through the disk. By way
 # of the environment the subprocesses of tests share them too.
@@ -83,3 +88,23 @@ class Tiny:
 def tiny() -> type[Tiny]:
     """Makes tiny configurations and setups."""
     return Tiny
+
+
+@pytest.fixture(scope="session")
+def interrupt() -> Callable[..., None]:
+    """Runs a configuration in a folder until Ctrl-C at `phase`, `name` and `step`, as `Interrupting` tells."""
+
+    def begin(
+        config: Config,
+        out: Path,
+        save: SaveConfig | None = None,
+        *,
+        phase: int | None = None,
+        name: str | None = None,
+        step: int | None = None,
+        **options: Any,
+    ) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run_in_folder(config, out, Interrupting(phase, name, step), save, **options)
+
+    return begin

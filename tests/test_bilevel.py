@@ -197,7 +197,6 @@ def test_adam_needs_eps_root_where_a_gradient_is_zero():
     [
         (lambda fit: Unroll(truncate=0), "truncate=0"),
         (lambda fit: fit(None, length=3, config=Unroll(truncate=4)), "truncate=4 exceeds the 3"),
-        (lambda fit: fit(jnp.ones((0, 2))), "^0 inner steps"),
         (lambda fit: fit(None, length=-1), "^-1 inner steps"),
         (lambda fit: fit(None), "length=None"),
         (lambda fit: fit(jnp.ones((3, 2)), length=5), r"\((3|5),\), \((3|5),\)"),
@@ -209,6 +208,19 @@ def test_mistakes_name_the_value(call, message):
 
     with pytest.raises(ValueError, match=message):
         call(fit)
+
+
+def test_no_step_at_all_leaves_what_start_makes():
+    """T = 0: an inner problem that `start` solves in closed form. F = (c m² − 3)², so dF/dm = 4 c m (c m² − 3)."""
+
+    def never(*_):
+        raise AssertionError("no inner step, no inner loss")
+
+    function = meta_value_and_grad(
+        lambda theta, m, _: (theta - 3.0) ** 2, never, optax.sgd(0.1), start=lambda m, c: c * m**2, length=0
+    )
+    value, gradient = jax.jit(function)(jnp.float32(1.5), jnp.float32(2.0), None, None)
+    np.testing.assert_allclose([value, gradient], [(2 * 2.25 - 3) ** 2, 4 * 2 * 1.5 * (2 * 2.25 - 3)], rtol=1e-6)
 
 
 def load(path):
@@ -231,7 +243,7 @@ def test_the_documented_example_runs():
 
 
 def test_ridge_experiment_converges_to_the_exact_answer():
-    ridge = load("experiments/bilevel_ridge.py")
+    ridge = load("experiments/examples/bilevel_ridge.py")
     with jax.enable_x64(True):
         rows = ridge.compare(ridge.Config(steps=(2, 20, 80)))
     for row in rows:

@@ -1,16 +1,24 @@
 """The command line: what it refuses and how, its help, `compare` and `report`."""
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pytest
+from annotated_types import Gt
 from PIL import Image
 
-from mnemonics_jax import cli, report_page
-from mnemonics_jax.errors import UserError
+from mnemonics_jax import cli
+from mnemonics_jax.config.presets import make_config
+from mnemonics_jax.methods import METHODS
+from mnemonics_jax.methods.lwf import LwF
+from mnemonics_jax.reports import page as report_page
+from mnemonics_jax.runtime.errors import UserError
 
 RNG = np.random.default_rng(0)
 TINY = (
@@ -38,26 +46,26 @@ def refused(capsys, *words):
         (("digits", "--method", "icar"), "unknown method 'icar': did you mean 'icarl'"),
         (("digits", "--exemplars", "herdin"), "unknown exemplar kind 'herdin': did you mean 'herding'?"),
         (("digits", "--phases", "3"), "--phases 3 does not divide the 5 classes left .* choose --phases from 1, 5"),
-        (("digits", "--phases", "0"), "--phases 0: at least one"),
-        (("digits", "--base", "0"), "--base 0: .* from 1 to 9"),
+        (("digits", "--phases", "0"), "--phases 0: has to be at least 1"),
+        (("digits", "--base", "0"), "--base 0: has to be at least 1"),
         (("digits", "--base", "10"), "--base 10: .* from 1 to 9"),
-        (("digits", "--exemplars.per-class", "0"), "--exemplars.per-class 0: keep at least one"),
-        (("digits", "--exemplars.per-class", "-3"), "--exemplars.per-class -3: keep at least one"),
+        (("digits", "--exemplars.per-class", "0"), "--exemplars.per-class 0: has to be at least 1"),
+        (("digits", "--exemplars.per-class", "-3"), "--exemplars.per-class -3: has to be at least 1"),
         (("digits", "--exemplars.per-class", "1000"), "per-class 1000 .* the smallest class has .* choose at most 1"),
         (("digits", "--exemplars.total", "9"), "--exemplars.total 9 leaves no exemplar .* choose at least 10"),
         (("digits", "--exemplars.unroll-length", "0"), "--exemplars.unroll-length 0: .* at least one step"),
-        (("digits", "--exemplars.unroll-length", "-1"), "--exemplars.unroll-length -1: .* at least one step"),
+        (("digits", "--exemplars.unroll-length", "-1"), "--exemplars.unroll-length -1: has to be at least 0"),
         (("digits", "--exemplars.unroll-length", "five"), "five"),
         (("digits", "--exemplars.inner-init", "heads"), "heads"),
-        (("digits", "--train.epochs", "0"), "--train.epochs 0: must be positive"),
+        (("digits", "--train.epochs", "0"), "--train.epochs 0: has to be greater than 0"),
         (("digits", "--train.epoch", "1"), "--train.epoch"),
         (("digits", "--no-such-flag", "1"), "--no-such-flag"),
         (("digits", "--data.source", "foldr"), "unknown data source 'foldr': did you mean 'folder'"),
         (("digits", "--net.name", "resnet"), "unknown network 'resnet': did you mean 'resnet32'"),
-        (("digits", "--net.widths", "0"), "widths .0"),
-        (("digits", "--save.every-steps", "0"), "--save.every-steps 0: must be positive"),
-        (("digits", "--save.every-outer-steps", "-5"), "--save.every-outer-steps -5: must be positive"),
-        (("digits", "--save.min-seconds", "nan"), "--save.min-seconds nan: must not be negative"),
+        (("digits", "--net.widths", "0"), r"--net.widths\[0\] 0: has to be at least 1"),
+        (("digits", "--save.every-steps", "0"), "--save.every-steps 0: has to be greater than 0"),
+        (("digits", "--save.every-outer-steps", "-5"), "--save.every-outer-steps -5: has to be greater than 0"),
+        (("digits", "--save.min-seconds", "nan"), "--save.min-seconds nan: has to be a finite number"),
         (("images",), "--data.path"),
         (("npz",), "--data.path"),
         (("images", "--data.path", "/no/such/folder"), "/no/such/folder does not exist"),
@@ -149,7 +157,7 @@ def test_an_out_that_cannot_be_written_is_refused(capsys, tmp_path, command):
         (("rum", "digits"), "unknown command 'rum': choose from run, compare, report"),
         (("compare", "digits", "--methods", "icarl", "bick"), "unknown method 'bick': did you mean 'bic'"),
         (("compare", "digits", "--exemplars", "randm"), "unknown exemplar kind 'randm': did you mean 'random'"),
-        (("compare", "digits", "--seeds", "0"), "--seeds 0: at least one"),
+        (("compare", "digits", "--seeds", "0"), "--seeds 0: give at least 1"),
         (("compare", "digits", "--phases", "3"), "--phases 3 does not divide"),
         (("report", "/no/such/folder"), "/no/such/folder is not a folder"),
         (("report",), "DIR"),
@@ -185,6 +193,10 @@ def test_numbers_gone_wrong_have_a_status_of_their_own(capsys, tmp_path):
         ),
         (("run", "digits", "--method", "bic", "--help"), ("--method.holdout",)),
         (("compare", "digits", "--help"), ("--seeds", "--exemplars.unroll-length", "--phases", "--methods")),
+        (
+            ("compare", "digits", "--methods", "lwf", "bic", "lucir", "--exemplars", "herding", "mnemonics", "--help"),
+            ("--method.distillation-weight", "--method.holdout", "--method.lambda-base", "--exemplars.anchor"),
+        ),
         (("report", "--help"), ("RUN", "--out DIR", "report.html")),
         (("export", "--help"), ("RUN", "--to", "exemplars.npz")),
     ],
@@ -204,6 +216,88 @@ def test_the_module_is_the_command():
     assert child.returncode == 2
     assert child.stderr.startswith("mnemonics: unknown preset 'digit'")
     assert "Traceback" not in child.stderr
+
+
+class Planned(Exception):
+    """Carries the configurations of a comparison by method and kind, in place of its runs."""
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    """Gives the configurations that `compare digits` makes of some words, by arm."""
+
+    def record(arms, *_, **__):
+        raise Planned(arms)
+
+    def planned(*words, preset="digits"):
+        with pytest.raises(Planned) as caught:
+            cli.main(["compare", preset, *words])
+        return caught.value.args[0]
+
+    monkeypatch.setattr(cli, "compare", record)
+    monkeypatch.setattr(cli, "use_persistent_cache", lambda: None)
+    return planned
+
+
+@dataclass(frozen=True)
+class WarmLwF(LwF):
+    """LwF with another default, as a method of one's own may have it."""
+
+    name: ClassVar[str] = "warm"
+    temperature: Annotated[float, Gt(0)] = 3.0
+
+
+def test_arms_keep_their_defaults_and_take_what_is_given(plan, monkeypatch):
+    monkeypatch.setitem(METHODS, "warm", WarmLwF)
+    arms = ("--methods", "lwf", "warm", "--exemplars", "herding")
+    assert [config.method.temperature for config in plan(*arms).values()] == [2.0, 3.0]
+    # What is given holds for all, though it is the first one's default already, or the second one's.
+    for value in ("2", "3", "4"):
+        found = plan(*arms, "--method.temperature", value)
+        assert [config.method.temperature for config in found.values()] == [float(value)] * 2
+
+
+def test_defaults_of_a_preset_belong_to_their_method(plan):
+    found = plan("--methods", "lwf", "lucir", "--exemplars", "herding", "mnemonics", preset="imagenet")
+    for (method, kind), config in found.items():
+        assert config == dataclasses.replace(make_config("imagenet", method, kind), seed=3)
+
+
+def test_a_flag_of_one_arm_is_for_that_arm(plan):
+    arms = ("--methods", "lwf", "bic", "lucir", "--exemplars", "herding", "mnemonics")
+    given = (
+        "--method.lambda-base",
+        "0.3",
+        "--method.holdout=0.3",
+        "--exemplars.outer_steps",
+        "5",
+        "--train.epochs",
+        "7",
+    )
+    for (method, kind), config in plan(*arms, *given, "--exemplars.adjust").items():
+        own = make_config("digits", method, kind)
+        changes = {"lucir": {"lambda_base": 0.3}, "bic": {"holdout": 0.3}, "lwf": {}}[method]
+        assert config.method == dataclasses.replace(own.method, **changes)
+        changes = {"mnemonics": {"outer_steps": 5, "adjust": True}, "herding": {}}[kind]
+        assert config.exemplars == dataclasses.replace(own.exemplars, **changes)
+        assert config.train == dataclasses.replace(own.train, epochs=7)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method.lambda-bas", "7"), "--method.lambda-base"),
+        (("--method.holdout", "0.2"), "--method.holdout"),
+        (("--exemplars.anchr", "7"), "--exemplars.anchor"),
+        (("--exemplars.anchor", "7", "8"), "8"),
+        (("--method.lambda-base", "many"), "many"),
+        (("--train.epochs", "3", "3"), "3"),
+    ],
+    ids=str,
+)
+def test_words_that_no_arm_knows_are_refused(plan, capsys, words, message):
+    arms = ("--methods", "lwf", "lucir", "--exemplars", "herding", "mnemonics")
+    assert message in refused(capsys, "compare", "digits", *arms, *words)
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +335,7 @@ def test_compare_writes_a_row_for_each_arm(compared):
             assert row["paired_gain_vs_herding_sem"] == pytest.approx(abs(gains[0] - gains[1]) / 2)
 
 
-def closed(record):
+def closed(run):
     raise UserError("left closed")
 
 
@@ -249,9 +343,9 @@ def test_report_rebuilds_both_files_from_the_summaries(compared, capsys, monkeyp
     before = json.loads((compared / "comparison.json").read_text())
     (compared / "comparison.json").unlink()
     (compared / "accuracy.png").unlink()
-    monkeypatch.setattr(cli, "run", None)
+    monkeypatch.setattr(cli, "run_in_folder", None)
     # What checkpoints add to a report is test_report.py's concern.
-    monkeypatch.setattr(report_page, "gather", closed)
+    monkeypatch.setattr(report_page, "load_figure_data", closed)
     cli.main(["report", str(compared)])
     assert json.loads((compared / "comparison.json").read_text()) == before
     assert (compared / "accuracy.png").stat().st_size > 1000

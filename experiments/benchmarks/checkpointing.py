@@ -1,11 +1,11 @@
-"""The cost of checkpoints on the digits preset: wall time of whole runs, alternating, in one process.
+"""Measure the cost of checkpoints on the digits preset: wall time of whole runs, alternating, in one process.
 
     python experiments/benchmarks/checkpointing.py --rounds 5
 
-Five ways of saving take turns, so that a machine that slows down slows all of them: not at all, as by default (on
-a run this short after each phase), also inside phases when so many seconds have passed, and after every chunk. Prints
-medians of wall and processor time, what each way adds to not saving (paired by round; processor time hardly depends on
-what else the machine does), and the share of the wall time that the main thread spends in `save`.
+Five ways of saving take turns, so that other load on the machine slows all of them: no checkpoints; the default (for
+a run this short, after each phase); also inside phases, when five or one seconds have passed; and after every chunk.
+Prints medians of wall and processor time, what each way adds to no checkpoints (paired by round; processor time hardly
+depends on other load), and the share of the wall time that the main thread spends in `save`.
 """
 
 import argparse
@@ -16,11 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from mnemonics_jax.checkpoint import Checkpoints, SaveConfig, Saved
-from mnemonics_jax.compilations import use_persistent_cache
-from mnemonics_jax.config import make_config
-from mnemonics_jax.console import Display
-from mnemonics_jax.run import run
+from mnemonics_jax.config.presets import make_config
+from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder, SaveConfig
+from mnemonics_jax.runs.runner import run_in_folder
+from mnemonics_jax.runtime.compile_cache import use_persistent_cache
+from mnemonics_jax.runtime.progress import Display
 
 NEVER = 10**9
 WAYS = {
@@ -33,21 +33,21 @@ WAYS = {
 
 
 class Quiet(Display):
-    """Says nothing."""
+    """Display that prints no messages."""
 
     def say(self, message: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def main() -> None:
-    """Prints the table."""
+    """Run all rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each way of saving (default: 5)")
     rounds = parser.parse_args().rounds
     use_persistent_cache()
-    save, spent, saved = Checkpoints.save, 0.0, 0
+    save, spent, saved = CheckpointFolder.save, 0.0, 0
 
-    def timed(self: Checkpoints, point: Saved) -> None:
+    def timed(self: CheckpointFolder, point: Checkpoint) -> None:
         nonlocal spent, saved
         began = time.perf_counter()
         save(self, point)
@@ -63,9 +63,9 @@ def main() -> None:
         for number in range(rounds + 1):
             for name, way in WAYS.items():
                 spent, saved = 0.0, 0
-                Checkpoints.save = (lambda self, point: None) if name == "no checkpoints" else timed
+                CheckpointFolder.save = (lambda self, point: None) if name == "no checkpoints" else timed
                 began, worked = time.perf_counter(), time.process_time()
-                run(config, folder / f"{number} {name}", Quiet(), way)
+                run_in_folder(config, folder / f"{number} {name}", Quiet(), way)
                 if number:
                     seconds[name].append(time.perf_counter() - began)
                     cpu[name].append(time.process_time() - worked)

@@ -1,6 +1,8 @@
-"""Herding of every class in one jitted call against the usual NumPy loop: the same picks, and how long they take.
+"""Compare herding of every class in one jitted call with the usual NumPy loop: picks and seconds.
 
-The loop is the one class-incremental codes share: for each class and each pick, the distance of every candidate mean to
+    python experiments/benchmarks/herding.py
+
+The loop is that of most class-incremental code: for each class and each pick, the distance of every candidate mean to
 the class mean, and the nearest candidate not yet taken. Seconds are the fastest and in brackets the median of
 `repeats` runs, the two in turn.
 """
@@ -21,19 +23,19 @@ class Config:
     """Sizes of the problem."""
 
     classes: int = 100
-    """Classes."""
+    """Number of classes."""
     images: int = 500
-    """Images of a class."""
+    """Images of each class."""
     features: int = 64
     """Width of the features."""
     amount: int = 20
     """Exemplars to pick for each class."""
     repeats: int = 9
-    """Timed runs."""
+    """Number of timed runs."""
 
 
 def numpy_herding(features: Float[np.ndarray, "classes images width"], amount: int) -> Int[np.ndarray, "classes picks"]:
-    """The greedy picks, class after class, in plain NumPy."""
+    """Return the greedy picks, class after class, in plain NumPy."""
     picks = np.zeros((len(features), amount), int)
     for label, rows in enumerate(features):
         unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)

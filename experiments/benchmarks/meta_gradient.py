@@ -1,4 +1,6 @@
-"""The meta-gradient of ResNet-32 by T inner steps on E exemplars: JAX against PyTorch's double backward.
+"""Compare the meta-gradient of ResNet-32 by T inner steps on E exemplars in JAX with PyTorch's double backward.
+
+    python experiments/benchmarks/meta_gradient.py
 
 The problem is that of learning exemplars: T steps of SGD on all parameters with inference statistics, every step on all
 E exemplars; then the gradient of the cross-entropy of 128 queries by the exemplars' pixels. By default JAX stores the
@@ -38,13 +40,13 @@ class Config:
     steps: tuple[int, ...] = (1, 5, 10, 20, 50)
     """Numbers T of inner steps."""
     queries: int = 128
-    """Images of the outer loss."""
+    """Number of images of the outer loss."""
     repeats: int = 3
-    """Timed runs."""
+    """Number of timed runs."""
     remat: Literal["none", "step", "segments"] = "step"
-    """What JAX recomputes in place of storing; PyTorch stores everything, as "none" does."""
+    """What JAX recomputes instead of storing it; PyTorch stores everything, like "none"."""
     peer_images: int = 1000
-    """Largest E·T for which PyTorch is run: at 1000 it takes about 7 GB, and in proportion beyond."""
+    """Largest E·T for which PyTorch is run: it takes about 7 GB at 1000, in proportion to E·T."""
     plot: Path | None = None
     """File for a plot of time and memory against T."""
 
@@ -74,7 +76,7 @@ class Row:
 
 
 def measure(config: Config, exemplars: int, steps: int) -> Row:
-    """One line: both libraries on the same numbers."""
+    """Return one line of the table: both libraries on the same numbers."""
     rng = np.random.default_rng(0)
     net, variables = peers.resnet32()
     images = rng.normal(size=(exemplars + config.queries, 32, 32, 3)).astype(np.float32)
@@ -124,7 +126,7 @@ def torch_meta_gradient(
     targets: np.ndarray,
     steps: int,
 ) -> np.ndarray:
-    """dF/dpixels [n, height, width, channel] by PyTorch."""
+    """Return dF/dpixels [n, height, width, channel] by PyTorch."""
     import torch
     from torch.func import functional_call
 
@@ -143,7 +145,7 @@ def torch_meta_gradient(
 
 
 def plot(rows: list[Row], file: Path) -> None:
-    """Time and memory against T, one line for each library and number of exemplars."""
+    """Draw time and memory against T, one line for each library and number of exemplars."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -166,7 +168,7 @@ def plot(rows: list[Row], file: Path) -> None:
 
 
 def main(config: Config) -> None:
-    """Print the table, and draw it if asked to: after each line, as a whole table takes long."""
+    """Print the table, and after each line draw it if asked to: a whole table takes long."""
     print("                seconds, best (median)                   JAX MB         PyTorch MB   GFLOP/")
     print("  E   T               JAX           PyTorch  ratio   temporary    peak    peak     step   difference")
     rows = []

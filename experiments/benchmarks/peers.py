@@ -1,7 +1,7 @@
-"""What the benchmarks share: the ResNet-32 problem, a PyTorch network with the same weights, timing and peak memory.
+"""Parts that benchmarks share: the ResNet-32 problem, a PyTorch network with the same weights, timing and peak memory.
 
-PyTorch is the peer of every comparison and no dependency of the package: without it `torch_available` is false and the
-peer's columns stay empty.
+PyTorch is the peer of every comparison, but no dependency of the package: without it `torch_available` is false and
+the peer's columns stay empty.
 """
 
 import ctypes
@@ -25,18 +25,18 @@ WIDTHS = (16, 32, 64)
 
 
 def torch_available() -> bool:
-    """Whether PyTorch can be imported."""
+    """Return whether PyTorch can be imported."""
     return importlib.util.find_spec("torch") is not None
 
 
 def resnet32() -> tuple[nets.Classifier, nets.Variables]:
-    """ResNet-32 with a linear head, and initial variables for 32×32×3."""
+    """Return ResNet-32 with a linear head, and initial variables for 32×32×3."""
     net = nets.build(nets.NetConfig(name="resnet32"), CLASSES, "linear")
     return net, jax.jit(lambda key: nets.init(net, key, (32, 32, 3)))(jax.random.key(0))
 
 
 def torch_resnet32(variables: nets.Variables) -> Any:
-    """The same network in PyTorch (channels_last), with the same parameters and running statistics."""
+    """Return the same network in PyTorch (channels_last), with the same parameters and running statistics."""
     import torch
 
     class Norm(torch.nn.BatchNorm2d):
@@ -85,7 +85,7 @@ def torch_resnet32(variables: nets.Variables) -> Any:
 
 
 def torch_state(variables: nets.Variables) -> Mapping[str, np.ndarray]:
-    """Parameters and running statistics by their PyTorch names, in PyTorch's layouts."""
+    """Return parameters and running statistics by their PyTorch names, in PyTorch's layouts."""
     names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
     state = {}
     for tree in variables:
@@ -98,14 +98,14 @@ def torch_state(variables: nets.Variables) -> Mapping[str, np.ndarray]:
 
 
 def torch_images(images: np.ndarray) -> Any:
-    """Images [n, height, width, channel] as PyTorch's channels_last [n, channel, height, width]."""
+    """Return images [n, height, width, channel] as PyTorch's channels_last [n, channel, height, width]."""
     import torch
 
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 def alternate(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run of each program: one warm-up each, then in turn, so that all meet the same load."""
+    """Return the seconds of each run of each program: one warm-up each, then in turn, under the same load."""
     for program in programs.values():
         program()
     seconds = {name: [] for name in programs}
@@ -118,12 +118,12 @@ def alternate(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[s
 
 
 def best(seconds: list[float]) -> str:
-    """The fastest and, in brackets, the median run."""
+    """Return the fastest and, in brackets, the median run."""
     return f"{min(seconds):.3f} ({statistics.median(seconds):.3f})"
 
 
 def peak_megabytes(program: Callable[[], Any]) -> float:
-    """By how much the process's resident memory rises at most while `program` runs; NaN on any system but Linux."""
+    """Return how much the process's resident memory rises at most while `program` runs; NaN except on Linux."""
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return float("nan")

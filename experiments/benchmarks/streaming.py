@@ -1,9 +1,11 @@
-"""Memory and speed of streamed images: `python experiments/benchmarks/streaming.py [--images N] [--workers 0 1 2]`.
+"""Measure memory and speed of streamed images.
+
+    python experiments/benchmarks/streaming.py --images 20000 --workers 0 1 2
 
 Writes N synthetic 256-pixel JPEGs to a temporary folder and reads them as training does: random resized crops to 224
 pixels, batches of 128, chunks of four. For each number of workers, in a process of its own: images per second, the
 peak resident memory of the process and its workers, and the share of the time that a device of a given speed would
-have waited, its step being a sleep as long as that device would take.
+have waited. The step of that device is a pause of the same length.
 """
 
 import argparse
@@ -19,17 +21,17 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from mnemonics_jax.data.batches import Shuffled
-from mnemonics_jax.data.pictures import Pictures
-from mnemonics_jax.data.streaming import StreamedStore
-from mnemonics_jax.devices import all_devices
-from mnemonics_jax.rng import Use, random_stream, root_key
+from mnemonics_jax.data.lazy_images import LazyImages
+from mnemonics_jax.data.sampling import Shuffled
+from mnemonics_jax.data.streamed_store import StreamedStore
+from mnemonics_jax.runtime.devices import all_devices
+from mnemonics_jax.runtime.random_streams import Use, random_stream, root_key
 
 _BATCH, _CHUNK, _SIZE = 128, 4, 224
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Synthetic photographs: smooth noise at three scales, about as many bytes as a real JPEG of the size."""
+    """Write synthetic photographs: smooth noise at three scales, about as many bytes as a real JPEG of the size."""
     rng = np.random.default_rng(0)
     for i in range(count):
         layers = [
@@ -41,7 +43,7 @@ def write_images(folder: Path, count: int) -> None:
 
 
 class Peak(threading.Thread):
-    """The most resident memory that this process and its children have had together, sampled every 20 ms."""
+    """Thread that samples, every 20 ms, the peak resident memory of this process, and of it with its children."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -49,7 +51,7 @@ class Peak(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        """Samples until `stop`."""
+        """Sample until `stop` is called."""
         process = psutil.Process()
         while not self._over.wait(0.02):
             own = process.memory_info().rss
@@ -62,18 +64,21 @@ class Peak(threading.Thread):
             self.own, self.all = max(self.own, own), max(self.all, total)
 
     def stop(self) -> None:
-        """Ends the sampling."""
+        """End the sampling."""
         self._over.set()
         self.join()
 
 
 def measure(folder: Path, workers: int, images: int, device_speed: float) -> dict[str, float]:
-    """One pass over `images` of the files; `device_speed` is images per second of the device, 0 for one that waits."""
+    """Read `images` of the files once and return the measurements.
+
+    `device_speed` is the images per second of the device that is imitated, 0 for none.
+    """
     records = sorted(str(path) for path in folder.iterdir())[:images]
     before = psutil.Process().memory_info().rss
     peak = Peak()
     peak.start()
-    store = StreamedStore(Pictures(records, _SIZE, True), workers, True, all_devices())
+    store = StreamedStore(LazyImages(records, _SIZE, True), workers, True, all_devices())
     order = Shuffled(np.arange(len(records)), random_stream(root_key(0), 0, Use.ORDER), _BATCH, len(records) // _BATCH)
     chunks = store.chunks(order, 0, _CHUNK, root_key(1))
     next(chunks).block_until_ready()
@@ -104,11 +109,11 @@ def measure(folder: Path, workers: int, images: int, device_speed: float) -> dic
 
 
 def main() -> None:
-    """Runs each measurement in a process of its own and prints one line of JSON for each."""
+    """Run each measurement in a process of its own and print one line of JSON for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--device-speed", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--images", type=int, default=20_000, help="JPEGs to write (default: 20000)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="worker processes; 0 uses threads")
+    parser.add_argument("--device-speed", type=float, nargs="+", default=[0.0], help="images per second of a device")
     parser.add_argument("--child", nargs=4, metavar=("FOLDER", "WORKERS", "IMAGES", "SPEED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -1,4 +1,6 @@
-"""One training step of ResNet-32: JAX inside `lax.scan` against PyTorch eager (channels_last), on the same cores.
+"""Compare a training step of ResNet-32 in JAX inside `lax.scan` with PyTorch eager (channels_last), on the same cores.
+
+    python experiments/benchmarks/training_step.py
 
 Both train the same weights on the same batch: batch statistics, softmax cross-entropy, SGD with momentum and weight
 decay. Seconds are for one step, the fastest and in brackets the median of `repeats` calls of `steps` steps, the two
@@ -24,11 +26,11 @@ class Config:
     """Sizes of the problem."""
 
     batch: int = 128
-    """Images of a step."""
+    """Number of images of a step."""
     steps: int = 4
-    """Steps of a timed call."""
+    """Number of steps of a timed call."""
     repeats: int = 7
-    """Timed calls."""
+    """Number of timed calls."""
 
 
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
@@ -79,7 +81,7 @@ def main(config: Config) -> None:
 
 
 def torch_steps(variables: nets.Variables, images: np.ndarray, labels: np.ndarray, steps: int) -> list[float]:
-    """The losses of `steps` steps in PyTorch."""
+    """Return the losses of `steps` steps in PyTorch."""
     import torch
 
     net = peers.torch_resnet32(variables).train()

@@ -1,10 +1,12 @@
-"""What a meta-gradient through T inner steps costs in each mode of `bilevel.Unroll`: memory, arithmetic, time.
+"""Measure what a meta-gradient through T inner steps costs in each mode of `bilevel.Unroll`: memory, arithmetic, time.
+
+    python experiments/benchmarks/unroll_memory.py
 
 The meta-variables are the inputs of a batch on which a small MLP is trained by SGD with momentum. Memory is the
 temporary memory of the compiled program. XLA counts the body of a loop once, however often it runs, so the GFLOP
-column holds one inner step with its backward pass, plus the outer loss: compare it between modes, not between T. The
-steps left over by "segments" where T does not divide, and those before the last 5, are loops of their own and are
-counted once more. Seconds are the fastest of `repeats` runs.
+column has one inner step with its backward pass, plus the outer loss: compare it between modes, not between T. The
+steps that are left over by "segments" where T does not divide, and those before the last 5, are loops of their own and
+are counted once more. Seconds are the fastest of `repeats` runs.
 """
 
 import time
@@ -34,17 +36,17 @@ class Config:
     steps: tuple[int, ...] = (1, 5, 10, 20, 50)
     """Numbers T of inner steps."""
     batch: int = 512
-    """Learned inputs, all of them used by every inner step."""
+    """Number of learned inputs; every inner step uses all of them."""
     width: int = 128
-    """Units of each layer."""
+    """Number of units of each layer."""
     depth: int = 4
-    """Layers."""
+    """Number of layers."""
     repeats: int = 3
-    """Timed runs, of which the fastest counts."""
+    """Number of timed runs, of which the fastest counts."""
 
 
 def loss(params: list[Array], inputs: Array, targets: Array) -> Array:
-    """Mean squared error of a tanh MLP."""
+    """Return the mean squared error of a tanh MLP."""
     for weight in params:
         inputs = jnp.tanh(inputs @ weight)
     return jnp.mean((inputs - targets) ** 2)

@@ -1,4 +1,4 @@
-"""Data sources by name. A source is added by adding one file and one line to `SOURCES`."""
+"""Data sources by name. To add a source, add one file and one line in `SOURCES`."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,10 @@ from mnemonics_jax.data.digits import load_digits
 from mnemonics_jax.data.image_folder import load_image_folder
 from mnemonics_jax.data.npz import load_npz
 from mnemonics_jax.data.tfds import load_tfds
-from mnemonics_jax.errors import unknown_name
+from mnemonics_jax.runtime.errors import unknown_name
+from mnemonics_jax.runtime.settings import check_ranges
 
-# Each source delivers the classes that the config selects: a folder decodes no image of the others.
+# Each source returns only the classes that the config selects. The folder source decodes no image of other classes.
 SOURCES: dict[str, Callable[[DataConfig], Dataset]] = {
     "digits": load_digits,
     "folder": load_image_folder,
@@ -21,15 +22,17 @@ SOURCES: dict[str, Callable[[DataConfig], Dataset]] = {
 }
 
 Load = Callable[[DataConfig], Dataset]
-"""What delivers a data set: `load`, or something that remembers what it has loaded."""
+"""A function that delivers a data set: `load`, or one that remembers what it has loaded."""
 
 
 def load(config: DataConfig) -> Dataset:
-    """The data set that `config` describes, restricted to the classes it selects.
+    """Return the data set that `config` describes, restricted to the classes it selects.
 
-    Raises `UserError` for an unknown source, for settings that contradict each other and for unusable data.
+    Raises:
+        UserError: if the source is unknown, if settings contradict each other, or if the data cannot be used.
     """
     if config.source not in SOURCES:
         raise unknown_name("data source", config.source, SOURCES)
+    check_ranges(config, "data.")
     config.validate()
     return SOURCES[config.source](config)

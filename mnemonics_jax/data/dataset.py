@@ -5,30 +5,30 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from mnemonics_jax.data.pictures import Pictures
-from mnemonics_jax.errors import UserError
+from mnemonics_jax.data.lazy_images import LazyImages
+from mnemonics_jax.runtime.errors import UserError
 
 _SAMPLE = 1024
-"""Streamed images on which the pixel statistics are measured."""
+"""Number of streamed images on which the pixel statistics are measured."""
 
 Images = UInt8[np.ndarray, "image height width channel"]
-Labels = Int32[np.ndarray, "image"]
+Labels = Int32[np.ndarray, " image"]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled image data set: in host memory, or as `Pictures` that are decoded when they are asked for.
+    """A labelled image data set, in host memory or as `LazyImages`, which are decoded on demand.
 
-    Labels are 0 .. C-1 in the order of `class_names`; the order in which classes arrive is the stream's business.
-    `mean` and `std` are per channel, in units of the pixel range [0, 1], measured on the training images; on evenly
-    spaced ones where they are streamed.
+    Labels are 0 .. C-1 in the order of `class_names`. The order in which classes arrive belongs to `Stream`. `mean` and
+    `std` have one number for each channel, in units of the pixel range [0, 1]. They are measured on the training
+    images; for `LazyImages`, on an evenly spaced part of them.
     """
 
     name: str
-    train_images: UInt8[np.ndarray, "train height width channel"] | Pictures
-    train_labels: Int32[np.ndarray, "train"]
-    test_images: UInt8[np.ndarray, "test height width channel"] | Pictures
-    test_labels: Int32[np.ndarray, "test"]
+    train_images: UInt8[np.ndarray, "train height width channel"] | LazyImages
+    train_labels: Int32[np.ndarray, " train"]
+    test_images: UInt8[np.ndarray, "test height width channel"] | LazyImages
+    test_labels: Int32[np.ndarray, " test"]
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -45,19 +45,26 @@ class Dataset:
         return height, width, channel
 
     def train_counts(self) -> np.ndarray:
-        """Training images of each class, int64 [C]."""
+        """Return the number of training images of each class, int64 [C]."""
         return np.bincount(self.train_labels, minlength=self.num_classes)
 
 
 def make_dataset(
     name: str,
-    train: tuple[UInt8[np.ndarray, "train height width channel"] | Pictures, Int32[np.ndarray, "train"]],
-    test: tuple[UInt8[np.ndarray, "test height width channel"] | Pictures, Int32[np.ndarray, "test"]],
+    train: tuple[UInt8[np.ndarray, "train height width channel"] | LazyImages, Int32[np.ndarray, " train"]],
+    test: tuple[UInt8[np.ndarray, "test height width channel"] | LazyImages, Int32[np.ndarray, " test"]],
     class_names: tuple[str, ...],
 ) -> Dataset:
-    """A `Dataset` with the normalisation constants measured on its training images.
+    """Return a `Dataset` with the normalisation constants measured on its training images.
 
-    Raises `UserError` when a class has no training or no test image.
+    Args:
+        name: the data set's name, for messages and reports.
+        train: images, uint8 [n, H, W, channel], and labels, int32 [n].
+        test: as `train`.
+        class_names: the name of each label.
+
+    Raises:
+        UserError: if a class has no training or no test image.
     """
     for split, labels in (("train", train[1]), ("test", test[1])):
         counts = np.bincount(labels, minlength=len(class_names))
@@ -65,17 +72,18 @@ def make_dataset(
             missing = [class_names[c] for c in np.flatnonzero(counts == 0)[:5]]
             raise UserError(f"{name}: no {split} images for class {', '.join(missing)}; every class needs both splits")
     images = train[0]
-    if isinstance(images, Pictures):
+    if isinstance(images, LazyImages):
         images = images[np.unique(np.linspace(0, len(images) - 1, _SAMPLE).astype(int))]
     mean, std = _pixel_statistics(images)
     return Dataset(name, *train, *test, class_names, mean, std)
 
 
 def _pixel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in units of the pixel range [0, 1].
+    """Return the mean and standard deviation of each channel, in units of the pixel range [0, 1].
 
-    They come from integer histograms: exact, so they do not depend on the order of the images, and without the
-    eightfold float64 copy of the data set. A constant channel gets 1e-3, since the pixels are divided by it.
+    Both come from integer histograms. They are exact, independent of the order of the images, and need no float64 copy
+    of the data set, which would be eight times as large. A constant channel gets the deviation 1e-3, because pixels are
+    divided by it.
     """
     pixels = images.reshape(-1, images.shape[-1])
     counts = np.zeros((pixels.shape[1], 256), np.int64)
@@ -89,24 +97,26 @@ def _pixel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, .
 
 
 def class_range(name: str, total: int, first: int, count: int | None) -> range:
-    """The `count` classes (None: all that follow) from the `first` on, of the `total` that data set `name` has.
+    """Return `count` classes from `first` on (None: all that follow) of the `total` classes of data set `name`.
 
-    Raises `UserError` when the data set does not have those classes, or when fewer than two are left.
+    Raises:
+        UserError: if the data set does not have those classes, or if fewer than two are left.
     """
     chosen = range(first, total if count is None else first + count)
     if first < 0 or len(chosen) < 2 or chosen.stop > total:
-        asked = f"from class {first} on" if count is None else f"{count} classes from class {first} on"
+        asked = f"all classes from class {first} on" if count is None else f"{count} classes from class {first} on"
         raise UserError(
-            f"{name} has {total} classes, numbered from 0, but the data asked for are {asked}: "
+            f"{name} has {total} classes, numbered from 0, but the settings ask for {asked}: "
             "choose --data.first-class and --data.num-classes so that at least two existing classes remain"
         )
     return chosen
 
 
 def take_classes(dataset: Dataset, first: int, count: int | None) -> Dataset:
-    """The data set restricted to `count` classes from the `first` on, in the order of `class_names`.
+    """Return the data set restricted to `count` classes from `first` on, in the order of `class_names`.
 
-    Raises `UserError` when the data set does not have those classes (see `class_range`).
+    Raises:
+        UserError: if the data set does not have those classes (see `class_range`).
     """
     chosen = class_range(dataset.name, dataset.num_classes, first, count)
     if len(chosen) == dataset.num_classes:
@@ -114,7 +124,7 @@ def take_classes(dataset: Dataset, first: int, count: int | None) -> Dataset:
 
     def part(
         images: Images, labels: Labels
-    ) -> tuple[UInt8[np.ndarray, "kept height width channel"], Int32[np.ndarray, "kept"]]:
+    ) -> tuple[UInt8[np.ndarray, "kept height width channel"], Int32[np.ndarray, " kept"]]:
         keep = (labels >= chosen.start) & (labels < chosen.stop)
         return images[keep], (labels[keep] - chosen.start).astype(np.int32)
 

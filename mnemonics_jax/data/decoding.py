@@ -1,4 +1,4 @@
-"""Encoded images to one uint8 RGB array, in parallel."""
+"""Decoding of image files into one uint8 RGB array, in parallel."""
 
 import sys
 import warnings
@@ -11,26 +11,29 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 
-from mnemonics_jax.errors import UserError
+from mnemonics_jax.runtime.errors import UserError
 
-# Scraped collections hold GIF and WebP files under the suffix .jpg. Nothing else is tried: among Pillow's other formats
-# are some that hand the file to an external program.
+# Image collections from the web contain GIF and WebP files with the suffix .jpg. Other formats are not tried: for some
+# of them Pillow starts an external program.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 _CHUNK = 64
 _MANY = 2000
 
 
 Encoded = str | UInt8[np.ndarray, "rows columns channel"]
-"""An image as its file, or as the decoded pixels that a record reader delivers."""
+"""An image: the path of its file, or pixels that a data reader has decoded already."""
 
 
 def decode_images(sources: Sequence[Encoded], size: int | None) -> UInt8[np.ndarray, "image height width 3"]:
-    """All the images, in the order of `sources`, each brought to `size` by `size` pixels (None: left as it is).
+    """Return all images in the order of `sources`, each `size` by `size` pixels (None: their own size).
 
-    A progress bar stands on stderr while many are decoded, if that is a terminal. Raises `UserError` naming the first
-    file that cannot be decoded or, with `size` None, whose size is not that of the first image.
+    A progress bar appears on stderr for many images, if stderr is a terminal.
+
+    Raises:
+        UserError: names the first file that cannot be decoded or, if `size` is None, whose size differs from the first
+            image's.
     """
-    # A list of warning filters belongs to the process, so it is set here and not by the threads.
+    # Warning filters belong to the whole process, so they are set here and not in the threads.
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         shape = (size, size, 3) if size is not None else decode_image(sources[0], None).shape
@@ -43,7 +46,7 @@ def decode_images(sources: Sequence[Encoded], size: int | None) -> UInt8[np.ndar
                 if image.shape != shape:
                     raise UserError(
                         f"{_name(sources, index)} has {_pixels(image.shape)}, but {_name(sources, 0)} has "
-                        f"{_pixels(shape)}: bring all images to one size with --data.image-size"
+                        f"{_pixels(shape)}: give all images one size with --data.image-size"
                     )
                 images[index] = image
             return stop - start
@@ -54,26 +57,31 @@ def decode_images(sources: Sequence[Encoded], size: int | None) -> UInt8[np.ndar
             ThreadPoolExecutor() as pool,
         ):
             bar = progress.add_task("decoding images", total=len(sources))
-            # `map` answers in order, so it is the first bad file that is reported, and cancels the rest.
+            # `map` returns results in order, so the error is that of the first bad file; it also cancels the rest.
             for done in pool.map(fill, range(0, len(sources), _CHUNK)):
                 progress.advance(bar, done)
     return images
 
 
 def decode_image(source: Encoded, size: int | None) -> UInt8[np.ndarray, "height width 3"]:
-    """One image as RGB; with `size`, its centre square scaled to that side by Pillow's antialiased bilinear filter.
+    """Return one image as RGB; with `size`, its centre square scaled to that side.
 
-    Raises `UserError` naming the file when it cannot be decoded.
+    Pillow scales by an antialiased bilinear filter.
+
+    Raises:
+        UserError: names the file if it cannot be decoded.
     """
     rgb = open_image(source)
     return np.asarray(rgb if size is None else ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR))
 
 
 def open_image(source: Encoded) -> Image.Image:
-    """One image as RGB, upright by its EXIF orientation; of an animation, the first frame.
+    """Return one image as RGB, turned upright by its EXIF orientation. An animation gives its first frame.
 
-    Transparency is laid over black, 16-bit greyscale is scaled to 8 bits. Raises `UserError` naming the file when it
-    cannot be decoded.
+    Transparent images are laid over black. 16-bit greyscale is scaled to 8 bits.
+
+    Raises:
+        UserError: names the file if it cannot be decoded.
     """
     if not isinstance(source, str):
         return Image.fromarray(source.squeeze()).convert("RGB")
@@ -81,10 +89,12 @@ def open_image(source: Encoded) -> Image.Image:
         with Image.open(source, formats=FORMATS) as image:
             return _to_rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UserError(f"{source} claims more pixels than can safely be decoded: shrink or remove it") from error
+        raise UserError(
+            f"{source} claims more pixels than can safely be decoded: make the image smaller or remove it"
+        ) from error
     except UnidentifiedImageError as error:
         raise UserError(f"{source} is not an image in one of the formats {', '.join(FORMATS)}: remove it") from error
-    # Pillow reports damaged files by OSError, SyntaxError, ValueError, struct.error and others, each format its own.
+    # For damaged files Pillow raises OSError, SyntaxError, ValueError, struct.error and others, by the format.
     except Exception as error:
         raise UserError(f"{source} cannot be decoded ({error}): replace or remove it") from error
 

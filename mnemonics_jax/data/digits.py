@@ -10,17 +10,20 @@ _SPLIT_SEED = 0
 
 
 def load_digits(config: DataConfig) -> Dataset:
-    """The digits as uint8 [n, 8, 8, 1], a fifth of each class set apart for testing; the split is always the same.
+    """Return the digits as uint8 [n, 8, 8, 1], with a fifth of each class as test images.
 
-    Raises `UserError` when `config` selects classes beyond the ten.
+    The split is always the same.
+
+    Raises:
+        UserError: if `config` selects classes that do not exist.
     """
-    # Imported here because scikit-learn takes a second to import, which every other data source would pay as well.
+    # Imported here because the import takes a second, which users of other data sources should not wait for.
     from sklearn.datasets import load_digits as load_bundled
 
     bundled = load_bundled()
     images = np.rint(bundled.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = bundled.target.astype(np.int32)
-    # The legacy generator's stream is frozen, so the split does not move with the NumPy version.
+    # NumPy never changes the stream of its legacy generator, so the split is the same in every NumPy version.
     rng = np.random.RandomState(_SPLIT_SEED)
     is_test = np.zeros(len(labels), bool)
     for digit in range(10):

@@ -7,27 +7,28 @@ import numpy as np
 
 from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.data.dataset import Dataset, class_range, make_dataset
-from mnemonics_jax.data.pictures import as_images
-from mnemonics_jax.errors import UserError
+from mnemonics_jax.data.lazy_images import as_images
+from mnemonics_jax.runtime.errors import UserError
 
 SPLITS = ("train", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def load_image_folder(config: DataConfig) -> Dataset:
-    """The images under `config.path` as uint8 RGB [n, H, W, 3], or as `Pictures` where `config` has them streamed.
+    """Return the images under `config.path` as uint8 RGB [n, H, W, 3], or as `LazyImages` if they are streamed.
 
-    Class names are the folders' names in sorted order.
+    Class names are the names of the class folders, sorted. Only the classes that `config` selects are listed and
+    decoded. Hidden files and files with other suffixes are ignored.
 
-    Only the classes that `config` selects are listed and decoded. Hidden files and files with other suffixes are
-    ignored. Raises `UserError`, naming the file or folder, for a layout other than the one above, a class that is
-    not in both splits, a class folder without images, a symbolic link out of `config.path`, an image that cannot be
-    decoded, and images of different sizes when `config.image_size` is None.
+    Raises:
+        UserError: names the file or folder if the layout is another than PATH/{train,test}/CLASS/, if a class is not in
+            both splits or has no images, if a symbolic link leads out of `config.path`, if an image cannot be decoded,
+            or if images differ in size and `config.image_size` is None.
     """
     root = Path(os.path.expanduser(config.path))
     if not os.path.isdir(root):
         found = "is a file" if os.path.exists(root) else "does not exist"
-        raise UserError(f"{root} {found}: --data.path has to be a folder with train/ and test/ inside")
+        raise UserError(f"{root} {found}: --data.path has to be a folder that contains train/ and test/")
     names = _class_names(root)
     chosen = class_range(str(root), len(names), config.first_class, config.num_classes)
     names = names[chosen.start : chosen.stop]
@@ -41,7 +42,7 @@ def load_image_folder(config: DataConfig) -> Dataset:
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
-    """The sorted names of the class folders, which both splits have to share."""
+    """Return the sorted names of the class folders. Both splits must have the same."""
     present = {entry.name: entry for entry in _entries(root)}
     for split in SPLITS:
         if split not in present or not os.path.isdir(present[split].path):
@@ -68,7 +69,7 @@ def _class_names(root: Path) -> tuple[str, ...]:
 
 
 def _image_files(root: Path, folder: Path) -> list[str]:
-    """The paths of the images in one class folder, sorted by name."""
+    """Return the paths of the images in one class folder, sorted by name."""
     paths = []
     for entry in _entries(folder):
         if not entry.name.lower().endswith(SUFFIXES):
@@ -84,7 +85,7 @@ def _image_files(root: Path, folder: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
-    """What is in `folder`, sorted by name, without hidden entries (such as the ._ files of macOS archives)."""
+    """Return the entries of `folder`, sorted by name, without hidden ones (such as the ._ files of macOS archives)."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
@@ -93,11 +94,11 @@ def _entries(folder: Path) -> list[os.DirEntry]:
 
 
 def _check_link(root: Path, entry: os.DirEntry) -> None:
-    """Raises `UserError` when `entry` is a symbolic link that leads nowhere or out of `root`."""
+    """Raise `UserError` if `entry` is a symbolic link that leads nowhere or out of `root`."""
     if not entry.is_symlink():
         return
     target = Path(os.path.realpath(entry.path))
     if not target.is_relative_to(os.path.realpath(root)):
         raise UserError(f"{entry.path} is a symbolic link out of {root}, to {target}: copy the images into the folder")
     if not os.path.exists(target):
-        raise UserError(f"{entry.path} is a symbolic link to {target}, which does not exist: remove or mend it")
+        raise UserError(f"{entry.path} is a symbolic link to {target}, which does not exist: remove or repair the link")

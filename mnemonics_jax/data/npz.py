@@ -8,18 +8,21 @@ import numpy as np
 
 from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.data.dataset import Dataset, Images, make_dataset, take_classes
-from mnemonics_jax.errors import UserError
+from mnemonics_jax.runtime.errors import UserError
 
 REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def load_npz(config: DataConfig) -> Dataset:
-    """The data set in the file `config.path`, restricted to the classes that `config` selects.
+    """Return the data set in the file `config.path`, restricted to the classes that `config` selects.
 
-    The file holds `train_images` and `test_images`, uint8 [n, H, W, C] or [n, H, W] (one channel), `train_labels` and
-    `test_labels`, integers [n] that use every value from 0 to C-1, and, if wanted, `class_names`, strings [C]. Nothing
-    in it is ever unpickled. Raises `UserError` naming the file and the array for anything else.
+    The file holds `train_images` and `test_images`, uint8 [n, H, W, C] or [n, H, W] (one channel), and `train_labels`
+    and `test_labels`, integers [n] that use every value from 0 to C-1. It may hold `class_names`, strings [C]. Nothing
+    in the file is ever unpickled.
+
+    Raises:
+        UserError: names the file and the array if the content is anything else.
     """
     path = Path(os.path.expanduser(config.path))
     arrays = _read(path)
@@ -41,25 +44,27 @@ def load_npz(config: DataConfig) -> Dataset:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the file by name."""
+    """Return the arrays of the file by name."""
     if not os.path.isfile(path):
         found = "is not a file" if os.path.exists(path) else "does not exist"
         raise UserError(f"{path} {found}: --data.path has to be an .npz file")
     try:
         if not zipfile.is_zipfile(path):
             raise UserError(f"{path} is not an .npz file: write it with numpy.savez or numpy.savez_compressed")
-        # A compressed file of a few megabytes can hold a thousand times its size in zeros.
+        # A compressed file of a few megabytes can unpack to a thousand times its size.
         with zipfile.ZipFile(path) as archive:
             size = sum(part.file_size for part in archive.infolist())
         if size > _MEMORY:
             raise UserError(
-                f"{path} unpacks to {size:,} bytes, more than the {_MEMORY:,} bytes of this machine's memory"
+                f"{path} unpacks to {size:,} bytes, more than the {_MEMORY:,} bytes of this machine's memory: "
+                "save fewer or smaller images"
             )
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in REQUIRED if key not in file.files]
             if missing:
                 raise UserError(
-                    f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(file.files)) or 'no arrays'}"
+                    f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(file.files)) or 'no arrays'}: "
+                    "write the file again with all four arrays of images and labels"
                 )
             return {key: _array(path, key, file) for key in (*REQUIRED, "class_names") if key in file.files}
     except OSError as error:
@@ -71,7 +76,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _array(path: Path, key: str, file: np.lib.npyio.NpzFile) -> np.ndarray:
     try:
         array = file[key]
-    # A damaged member shows as BadZipFile, zlib.error, EOFError, ValueError or MemoryError, by where the damage is.
+    # Damage raises BadZipFile, zlib.error, EOFError, ValueError or MemoryError, depending on its place.
     except Exception as error:
         if "allow_pickle" in str(error):
             raise UserError(
@@ -110,7 +115,7 @@ def _labels(path: Path, split: str, arrays: dict[str, np.ndarray], count: int) -
 
 
 def _class_names(path: Path, arrays: dict[str, np.ndarray], count: int) -> tuple[str, ...]:
-    """The names in the file, or else the labels 0 to `count` - 1 themselves."""
+    """Return the class names in the file; without them, the labels 0 to `count` - 1 as text."""
     if "class_names" not in arrays:
         return tuple(str(label) for label in range(count))
     names = arrays["class_names"]
@@ -120,7 +125,7 @@ def _class_names(path: Path, arrays: dict[str, np.ndarray], count: int) -> tuple
 
 
 def _check_values(path: Path, key: str, labels: np.ndarray, classes: int) -> None:
-    """Raises `UserError` unless `labels` use every value from 0 to `classes` - 1 and no other."""
+    """Raise `UserError` unless `labels` use every value from 0 to `classes` - 1 and no other."""
     present = np.unique(labels)
     beyond = present[(present < 0) | (present >= classes)]
     if len(beyond):

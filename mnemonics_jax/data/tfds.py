@@ -14,16 +14,16 @@ from rich.progress import track
 
 from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.data.dataset import Dataset, class_range, make_dataset
-from mnemonics_jax.data.pictures import as_images
-from mnemonics_jax.data.preparing import prepare
-from mnemonics_jax.files import user_cache
+from mnemonics_jax.data.lazy_images import as_images
+from mnemonics_jax.data.tfds_prepare import prepare
+from mnemonics_jax.runtime.files import user_cache_folder
 
 _SUBSET_SEED = 1993
 
 
 @dataclass(frozen=True)
 class _Known:
-    """How TensorFlow Datasets calls a data set and its test split; how many of its classes to take (None: all)."""
+    """The names of a data set and its test split in TensorFlow Datasets, and how many classes to use (None: all)."""
 
     builder: str
     test: str
@@ -39,10 +39,10 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class _Images(Sequence):
-    """The pixels of some records of a TensorFlow data source."""
+    """The pixels of some rows of a TensorFlow data source."""
 
     source: Sequence[dict]
-    rows: Int[np.ndarray, "image"]
+    rows: Int[np.ndarray, " image"]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,15 +52,18 @@ class _Images(Sequence):
 
 
 def load_tfds(config: DataConfig) -> Dataset:
-    """The data set `config.source`, prepared first if it is not yet; the classes are those that `config` selects.
+    """Return the data set `config.source` with the classes that `config` selects. Prepare it first if necessary.
 
-    `imagenet-subset` has the 100 classes of the literature: the first of NumPy's legacy shuffle, seed 1993, of all
-    1000; they stand in ImageNet's order. Raises `UserError` when the data set cannot be prepared or lacks the classes.
+    `imagenet-subset` has the 100 classes of the literature: the first 100 of all 1000 after NumPy's legacy shuffle with
+    seed 1993, then sorted back into ImageNet's order.
+
+    Raises:
+        UserError: if the data set cannot be prepared or does not have the selected classes.
     """
-    # Imported here because it takes a second, which every other data source would pay as well.
+    # Imported here because the import takes a second, which users of other data sources should not wait for.
     import tensorflow_datasets as tfds
 
-    # It warns of a data set that is not prepared, which is mended here, and of OpenCV, which is not needed.
+    # Silence two warnings: that the data set is not prepared (done below), and that OpenCV is missing (not needed).
     logging.set_verbosity(logging.ERROR)
     known = _KNOWN[config.source]
     builder = tfds.builder(known.builder, data_dir=config.path, file_format="array_record")
@@ -86,10 +89,10 @@ def load_tfds(config: DataConfig) -> Dataset:
     return make_dataset(config.source, (train, labels["train"]), (test, labels[known.test]), names)
 
 
-def _labels(builder: object, split: str) -> Int32[np.ndarray, "image"]:
-    """The label of every record of a split, from a file in the user's cache where they have been read before.
+def _labels(builder: object, split: str) -> Int32[np.ndarray, " image"]:
+    """Return the label of every image of a split, from a file in the user's cache once they have been read.
 
-    An ArrayRecord keeps a label beside its image, so reading all labels of ImageNet reads all of ImageNet.
+    An ArrayRecord stores each label beside its image, so reading all labels of ImageNet means reading all of ImageNet.
     """
     import tensorflow_datasets as tfds
 
@@ -97,7 +100,7 @@ def _labels(builder: object, split: str) -> Int32[np.ndarray, "image"]:
     folder = Path(builder.data_dir)
     stamp = (folder / "dataset_info.json").stat().st_mtime_ns if (folder / "dataset_info.json").exists() else 0
     identity = hashlib.sha256(f"{folder.absolute()} {split} {len(source)} {stamp}".encode()).hexdigest()[:16]
-    path = user_cache("labels") / f"{builder.name}-{split}-{identity}.npy"
+    path = user_cache_folder("labels") / f"{builder.name}-{split}-{identity}.npy"
     if path.exists():
         return np.load(path, allow_pickle=False)
     console = Console(stderr=True)

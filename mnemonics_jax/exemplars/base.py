@@ -1,70 +1,70 @@
-"""What an exemplar kind is: a budget, a choice of real images, and the inner loop that fits a model to exemplars."""
+"""Base class of the exemplar kinds: budget, choice of real images, and inner loop that fits a model to exemplars."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float, Int
 
 from mnemonics_jax import bilevel
-from mnemonics_jax.errors import UserError
+from mnemonics_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class Exemplars(ABC):
-    """Base of all exemplar kinds. A subclass is a frozen dataclass whose fields are the kind's settings."""
+class ExemplarStrategy(ABC):
+    """Base class of all exemplar kinds.
+
+    A subclass is a frozen dataclass. Its fields are the settings of the kind, their docstrings the help texts.
+    """
 
     name: ClassVar[str]
+    learns: ClassVar[bool] = False
+    """Whether the images that `choose` picks only start exemplar learning, whose settings are those of `Mnemonics`."""
 
-    per_class: int = 20
-    """Exemplars kept of each class."""
-    total: int | None = None
-    """Fixed total budget, shared out evenly over the classes seen and shrunk as classes arrive; overrides per_class."""
+    per_class: Annotated[int, Ge(1)] = 20
+    """Number of exemplars stored of each class."""
+    total: Annotated[int, Ge(1)] | None = None
+    """Total number of exemplars, divided evenly among the classes seen: each class has fewer as classes arrive. Where
+    given, per_class is ignored."""
 
-    unroll_length: int = 10
-    """T, inner steps with which a model is fitted to the exemplars: Θ^E, and inside the meta-gradient. 0, with
-    inner_init ridge or class_means only, solves the inner problem in closed form: their head is not trained on."""
+    unroll_length: Annotated[int, Ge(0)] = 10
+    """Number T of inner steps that fit a model to the exemplars, for the exemplar model Θ^E and in the meta-gradient. 0
+    (only with inner_init ridge or class_means) takes the closed-form head as it is, without further training."""
     inner_init: Literal[
         "ridge", "class_means", "current", "reset_head", "previous", "perturbed", "partly_reset", "fresh"
     ] = "reset_head"
-    """Where the inner loop starts: Θ_i whose head is a ridge regression on the exemplars' features; Θ_i whose head
-    compares with their class means; Θ_i; Θ_i with a new head; Θ_{i-1}; Θ_i with noise; Θ_i with a new head and last
-    stage; a new network."""
-    inner_ridge: float = 1.0
-    """λ of inner_init ridge, beside features of length one."""
+    """Model that the inner loop starts from. ridge: the current model Θ_i, its head replaced by a ridge regression on
+    the exemplars' features; class_means: Θ_i, its head replaced by the class means of those features; current: Θ_i;
+    reset_head: Θ_i with a new random head; previous: the model Θ_{i-1} of the phase before; perturbed: Θ_i with noise
+    added; partly_reset: Θ_i with a new random head and last stage; fresh: a new random network."""
+    inner_ridge: Annotated[float, Gt(0)] = 1.0
+    """With inner_init ridge: strength λ of the regression; features are scaled to length one."""
     inner_scope: Literal["head", "last_stage", "all"] = "all"
-    """Which parameters the inner loop trains."""
+    """Parameters that the inner loop trains: the head alone, the head and the last stage, or all."""
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
-    """What takes the inner steps."""
-    inner_learning_rate: float = 0.1
-    """α, step size of the inner loop."""
-    inner_momentum: float = 0.9
+    """Optimiser of the inner loop."""
+    inner_learning_rate: Annotated[float, Gt(0)] = 0.1
+    """Step size α of the inner loop."""
+    inner_momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     """Momentum of the inner loop's SGD."""
-    inner_batch: int | None = None
-    """Exemplars of an inner step, drawn anew for each; all exemplars when not given."""
+    inner_batch: Annotated[int, Ge(1)] | None = None
+    """Number of exemplars of an inner step, drawn anew for each step. When not given, every step uses all exemplars."""
     inner_augment: bool = True
-    """Whether inner batches get the crops and flips that replay uses."""
+    """Whether the inner loop augments exemplars by the random crops and flips of training."""
 
     def validate(self) -> None:
-        """Raises `UserError` for a setting out of range."""
-        if self.total is None and self.per_class < 1:
-            raise UserError(f"--exemplars.per-class {self.per_class}: keep at least one exemplar of each class")
-        if self.total is not None and self.total < 1:
-            raise UserError(f"--exemplars.total {self.total}: keep at least one exemplar of each class")
-        if self.unroll_length < (0 if self.fits_head else 1):
+        """Check the settings against each other; ranges are part of the fields' types.
+
+        Raises:
+            UserError: when settings contradict each other.
+        """
+        if self.unroll_length < 1 and not self.fits_head:
             raise UserError(
                 f"--exemplars.unroll-length {self.unroll_length}: the inner loop needs at least one step "
                 "(none with --exemplars.inner-init ridge or class_means)"
             )
-        if self.inner_ridge <= 0:
-            raise UserError(f"--exemplars.inner-ridge {self.inner_ridge}: must be positive")
-        if self.inner_batch is not None and self.inner_batch < 1:
-            raise UserError(f"--exemplars.inner-batch {self.inner_batch}: must be positive, or left out for all")
-        if self.inner_learning_rate <= 0:
-            raise UserError(f"--exemplars.inner-learning-rate {self.inner_learning_rate}: must be positive")
-        if not 0 <= self.inner_momentum < 1:
-            raise UserError(f"--exemplars.inner-momentum {self.inner_momentum}: choose from 0 up to below 1")
 
     @property
     def fits_head(self) -> bool:
@@ -72,16 +72,16 @@ class Exemplars(ABC):
         return self.inner_init in ("ridge", "class_means")
 
     def capacity(self, base_classes: int) -> int:
-        """M, the most exemplars a class ever has: its budget in the base phase."""
+        """Return M, the most exemplars that a class ever has: its budget in the base phase."""
         return self.budget(base_classes)
 
     def budget(self, seen_classes: int) -> int:
-        """Exemplars of each class once `seen_classes` have been seen."""
+        """Return the number of exemplars of each class once `seen_classes` have been seen."""
         return self.per_class if self.total is None else self.total // seen_classes
 
     @property
     def needs_features(self) -> bool:
-        """Whether `choose` looks at features; without, it is handed arrays of zero columns."""
+        """Whether `choose` looks at features; where not, it gets arrays of zero columns."""
         return False
 
     @property
@@ -90,22 +90,34 @@ class Exemplars(ABC):
         return np.uint8
 
     def unroll(self) -> bilevel.Unroll:
-        """How the inner loop is differentiated, where it is."""
+        """Return how the meta-gradient goes through the inner loop; only learned exemplars have one."""
         return bilevel.Unroll()
 
     @abstractmethod
     def choose(
         self, features: list[Float[np.ndarray, "_ feature"]], amount: int, room: int, rng: np.random.Generator
     ) -> list[Int[np.ndarray, " amount"]]:
-        """Indices of `amount` images of each class, the most important first.
+        """Return the indices of `amount` images of each class, the most important first.
 
-        `features` holds one array a class; `room` is the most images any class of the stream has, so that programs
-        padded to it serve every phase.
+        Args:
+            features: one array for each class, with a row for each of its images.
+            amount: images to choose of each class; no class has fewer.
+            room: the most images that any class of the stream has, so that programs padded to it serve every phase.
+            rng: the source of random choices.
         """
 
 
-def check_budget(settings: Exemplars, sizes: tuple[int, ...], train_counts: Int[np.ndarray, "classes"]) -> None:
-    """Raises `UserError` when a class has fewer images than its budget, or the total leaves a class with none."""
+def check_budget(settings: ExemplarStrategy, sizes: tuple[int, ...], train_counts: Int[np.ndarray, " classes"]) -> None:
+    """Check that each class has an exemplar and as many images as its budget.
+
+    Args:
+        settings: the exemplar kind.
+        sizes: number of classes of each phase.
+        train_counts: training images of each class.
+
+    Raises:
+        UserError: when a class has fewer images than its budget, or the total budget leaves a class with none.
+    """
     total_classes, most = sum(sizes), settings.capacity(sizes[0])
     if settings.budget(total_classes) < 1:
         raise UserError(

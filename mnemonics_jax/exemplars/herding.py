@@ -10,28 +10,28 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mnemonics_jax import native
-from mnemonics_jax.exemplars.base import Exemplars
+from mnemonics_jax.exemplars.base import ExemplarStrategy
+from mnemonics_jax.runtime import kernels
 
-# Classes herded in one call. Fewer are padded, so every phase runs the same program.
+# Classes herded in one call. Fewer are padded, so that every phase runs the same program.
 _GROUP = 32
 
 
 @dataclass(frozen=True)
-class Herding(Exemplars):
-    """iCaRL's greedy choice: a prefix of the order is itself a herding set."""
+class Herding(ExemplarStrategy):
+    """Real images whose mean feature follows the class mean, picked greedily as in iCaRL; the first k are a set too."""
 
     name: ClassVar[str] = "herding"
 
     @property
     def needs_features(self) -> bool:
-        """Always."""
+        """True: herding compares features."""
         return True
 
     def choose(
         self, features: list[Float[np.ndarray, "_ feature"]], amount: int, room: int, rng: np.random.Generator
     ) -> list[Int[np.ndarray, " amount"]]:
-        """Herds every class; `rng` is not used."""
+        """Return the herding order of each class; `rng` is not used."""
         del rng
         return herd_classes(features, amount, room)
 
@@ -40,9 +40,10 @@ class Herding(Exemplars):
 def herd(
     features: Float[Array, "classes sample feature"], valid: Bool[Array, "classes sample"], amount: int
 ) -> Int[Array, "classes {amount}"]:
-    """For each class the greedy picks p_k = argmin_x ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖ over images not yet picked.
+    """Return each class's greedy picks p_k = argmin_x ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖ over images not yet picked.
 
-    φ are unit features and μ their mean over the valid rows, so the minimum is the largest φ(x)·(k μ − Σ_{j<k} φ(p_j)).
+    φ are unit features and μ their mean over the `valid` rows, so the minimum is where φ(x)·(k μ − Σ_{j<k} φ(p_j)) is
+    largest. Rows that are not valid are padding and never picked while valid ones remain.
     """
 
     return lax.platform_dependent(
@@ -51,11 +52,11 @@ def herd(
 
 
 def _herd_on_cpu(features: Array, valid: Array, amount: int) -> Array:
-    return (native.herd if native.supports(features) else _herd)(features, valid, amount)
+    return (kernels.herd if kernels.supports(features) else _herd)(features, valid, amount)
 
 
 def _herd(features: Array, valid: Array, amount: int) -> Array:
-    def one(rows: Float[Array, "sample feature"], usable: Bool[Array, "sample"]) -> Int[Array, "amount"]:
+    def one(rows: Float[Array, "sample feature"], usable: Bool[Array, " sample"]) -> Int[Array, " amount"]:
         norms = jnp.linalg.norm(rows, axis=1, keepdims=True)
         unit = jnp.where(usable[:, None], rows / jnp.maximum(norms, 1e-12), 0)
         mean = unit.sum(axis=0) / jnp.maximum(usable.sum(), 1)
@@ -78,7 +79,13 @@ def _herd(features: Array, valid: Array, amount: int) -> Array:
 def herd_classes(
     features: list[Float[np.ndarray, "_ feature"]], amount: int, room: int
 ) -> list[Int[np.ndarray, " amount"]]:
-    """`herd` for classes of different sizes, from `amount` to `room` images each."""
+    """Return the picks of `herd` for classes of different sizes.
+
+    Args:
+        features: one array for each class, of `amount` to `room` rows.
+        amount: images to pick of each class.
+        room: rows that every class is padded to.
+    """
     picks: list[Int[np.ndarray, " amount"]] = []
     for start in range(0, len(features), _GROUP):
         group = features[start : start + _GROUP]

@@ -1,4 +1,4 @@
-"""The inner loop: fit a model to exemplars. Θ^E is made by it, and learned exemplars are learned for it."""
+"""The inner loop: fit a model to exemplars. It gives Θ^E, and exemplar learning differentiates through it."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,11 +12,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Shaped, UInt32
 
 from mnemonics_jax import bilevel
-from mnemonics_jax.data.augment import Augmentation
-from mnemonics_jax.data.batches import Shuffled
-from mnemonics_jax.devices import Devices, all_devices
-from mnemonics_jax.exemplars.base import Exemplars
-from mnemonics_jax.methods.losses import cross_entropy
+from mnemonics_jax.data.augmentation import Augmentation
+from mnemonics_jax.data.sampling import Shuffled
+from mnemonics_jax.exemplars.base import ExemplarStrategy
 from mnemonics_jax.nets import scope_of
 from mnemonics_jax.nets.classifier import (
     Classifier,
@@ -28,8 +26,10 @@ from mnemonics_jax.nets.classifier import (
     init,
     reset_head,
 )
-from mnemonics_jax.nets.transfer import restrict_transfer
-from mnemonics_jax.rng import RandomStream
+from mnemonics_jax.nets.losses import cross_entropy
+from mnemonics_jax.nets.transfer import mask_transfer_updates
+from mnemonics_jax.runtime.devices import Devices, all_devices
+from mnemonics_jax.runtime.random_streams import RandomStream
 
 
 class InnerBatches(NamedTuple):
@@ -40,7 +40,7 @@ class InnerBatches(NamedTuple):
 
     slots: Int32[Array | np.ndarray, "steps batch"]
     weights: Float[Array | np.ndarray, "steps batch"]
-    usable: Float[Array | np.ndarray, "slots"]
+    usable: Float[Array | np.ndarray, " slots"]
 
 
 class Models(NamedTuple):
@@ -54,26 +54,47 @@ class Models(NamedTuple):
     frozen: Bool[Array | np.ndarray, ""] = np.asarray(False)
 
 
+class InnerProblem(NamedTuple):
+    """Inputs of the inner loop besides pixels: the models, the class position of every slot, and the classes seen."""
+
+    models: Models
+    labels: Int[Array | np.ndarray, " slots"]
+    seen: Bool[Array | np.ndarray, " classes"]
+
+
+class Meta(NamedTuple):
+    """Meta-variables, learned by the outer loop: exemplar pixels in [0, 1], logarithms of the inner step sizes."""
+
+    pixels: Float[Array | np.ndarray, "slots height width channel"]
+    log_rates: Float[Array | np.ndarray, " steps"]
+
+
 @dataclass(frozen=True)
 class InnerProgram:
-    """The static half of the inner loop: one compilation for each value."""
+    """Static inputs of the inner loop: each different value compiles another program."""
 
     net: Classifier
-    settings: Exemplars
+    settings: ExemplarStrategy
     augmentation: Augmentation
     devices: Devices = field(default_factory=all_devices)
 
     def prepare_images(
         self, key: PRNGKeyArray, images: Shaped[Array, "batch height width channel"]
     ) -> Float[Array, "batch height width channel"]:
-        """Exemplars as the network gets them in an inner step."""
+        """Return exemplars as the network gets them in an inner step: as floats, augmented by `inner_augment`."""
         return (
             self.augmentation.train(key, images) if self.settings.inner_augment else self.augmentation.evaluate(images)
         )
 
 
-def draw_batches(settings: Exemplars, usable: Bool[np.ndarray, "classes slot"], stream: RandomStream) -> InnerBatches:
-    """The batches of one inner loop: all usable slots at every step, or cuts of their shuffles by `stream`."""
+def draw_batches(
+    settings: ExemplarStrategy, usable: Bool[np.ndarray, "classes slot"], stream: RandomStream
+) -> InnerBatches:
+    """Return the batches of one inner loop.
+
+    Without `inner_batch` every step takes all slots, those that are not usable with weight zero. With it, steps take
+    consecutive parts of shuffles of the usable slots, drawn from `stream`.
+    """
     used, steps = usable.reshape(-1), settings.unroll_length
     weights = used.astype(np.float32)
     if settings.inner_batch is None:
@@ -86,10 +107,13 @@ def draw_batches(settings: Exemplars, usable: Bool[np.ndarray, "classes slot"], 
 
 
 def start_point(program: InnerProgram, key: PRNGKeyArray, models: Models, shape: tuple[int, int, int]) -> Variables:
-    """Where the inner loop starts, by `inner_init`. `shape` is (height, width, channel)."""
+    """Return the model that the inner loop starts from, by `inner_init`.
+
+    `key` draws new parameters and noise; `shape` is (height, width, channel).
+    """
     net, current = program.net, models.current
     match program.settings.inner_init:
-        case "current" | "class_means" | "ridge":  # `fit` sets the head, which depends on the exemplars
+        case "current" | "class_means" | "ridge":  # `InnerLoop.start` sets the head, which depends on the exemplars
             return current
         case "previous":
             return models.previous
@@ -113,107 +137,155 @@ def start_point(program: InnerProgram, key: PRNGKeyArray, models: Models, shape:
             return current._replace(params=jax.tree.unflatten(structure, noisy))
 
 
-def inner_step(settings: Exemplars, rate: Float[Array, ""]) -> optax.GradientTransformation:
-    """The optimiser of one inner step, of step size `rate`."""
+def inner_step(settings: ExemplarStrategy, rate: Float[Array, ""]) -> optax.GradientTransformation:
+    """Return the optimiser of one inner step, of step size `rate`."""
     if settings.inner_optimizer == "adam":
         # Without eps_root the meta-gradient is NaN wherever an inner gradient is exactly zero, as behind a dead ReLU.
         return optax.adam(rate, eps_root=1e-16)
     return optax.sgd(rate, settings.inner_momentum or None)
 
 
-def fit(
-    program: InnerProgram,
-    start: Variables,
-    pixels: Shaped[Array, "slots height width channel"],
-    labels: Int[Array, "slots"],
-    seen: Bool[Array, "classes"],
-    batches: InnerBatches,
-    key: PRNGKeyArray,
-    rates: Float[Array, "steps"],
-    frozen: Bool[Array, ""],
-) -> Variables:
-    """Θ'(E): T inner steps on the exemplars' cross-entropy over the classes seen, a function of `pixels` and `rates`.
+class InnerInputs(NamedTuple):
+    """Inputs of the inner loop made of the meta-variables, once, before its first step.
 
-    BatchNorm uses inference statistics, which stay as they are: an inner batch is too small to estimate them. `frozen`
-    tells whether weight transfer has frozen the convolution kernels.
+    `images` are the pixels. Where the head alone is trained, they are the backbone's features of them: these do not
+    change, so each image passes through the backbone once, not once in every step. `features` are given where the head
+    starts from them, else None.
     """
-    settings, net = program.settings, program.net
-    if settings.inner_scope == "head" or settings.fits_head:
-        features = apply(net, start, program.prepare_images(key, pixels)).features
-    if settings.fits_head:
-        start = start._replace(params=_fitted_head(settings, start.params, features, labels, batches.usable))
-    if settings.unroll_length == 0:
-        return start
-    trained, fixed = _split(start.params, scope_of(start.params, settings.inner_scope))
-    restrict = optax.stateless(lambda updates, _: restrict_transfer(updates, frozen))
 
-    def optimizer(meta: tuple, step: Int[Array, ""]) -> optax.GradientTransformation:
-        return optax.chain(inner_step(settings, meta[1][step]), restrict)
+    images: Shaped[Array, "slots ..."]
+    features: Float[Array, "slots feature"] | None
+    rates: Float[Array, " steps"]
 
-    def merged(trained: dict) -> Variables:
-        return start._replace(params=unflatten_dict({**trained, **fixed}))
 
-    def mean_loss(logits: Float[Array, "batch classes"], slots: Array, weights: Array) -> Float[Array, ""]:
-        losses = cross_entropy(logits, labels[slots], seen)
+@dataclass(frozen=True, eq=False)
+class InnerLoop:
+    """The inner problem in the terms of `bilevel`: meta-variables in, Θ'(E) out.
+
+    The loss is the cross-entropy of the exemplars over the classes seen. BatchNorm uses inference statistics, which
+    stay as they are: an inner batch is too small to estimate them. `base` is the model that the loop starts from,
+    before its head is replaced where `inner_init` gives one in closed form; `key` draws crops and flips.
+    """
+
+    program: InnerProgram
+    problem: InnerProblem
+    batches: InnerBatches
+    base: Variables
+    key: PRNGKeyArray
+
+    @property
+    def length(self) -> int:
+        """T, the unroll length."""
+        return self._settings.unroll_length
+
+    @property
+    def steps(self) -> tuple:
+        """Batch of each inner step: arrays with a leading axis of T."""
+        slots = (self.batches.slots, self.batches.weights)
+        return slots if self._trains_head else (*slots, jax.random.split(self.key, self.length))
+
+    def encode(self, pixels: Shaped[Array, "slots height width channel"], rates: Float[Array, " steps"]) -> InnerInputs:
+        """Return the inputs of the loop, made of exemplars and inner step sizes."""
+        if not (self._trains_head or self._settings.fits_head):
+            return InnerInputs(pixels, None, rates)
+        images = self.program.prepare_images(self.key, pixels)
+        features = apply(self.program.net, self.base, images).features
+        kept = features if self._settings.fits_head else None
+        return InnerInputs(features if self._trains_head else pixels, kept, rates)
+
+    def start(self, inputs: InnerInputs, init: None = None) -> dict:
+        """Return Θ_0: the parameters that are trained, by their paths."""
+        del init
+        params = self.base.params
+        if self._settings.fits_head:
+            params = _fitted_head(self._settings, params, inputs.features, self.problem.labels, self.batches.usable)
+        return self._split(params)[0]
+
+    def loss(self, trained: dict, inputs: InnerInputs, batch: tuple) -> Float[Array, ""]:
+        """Return the loss of one inner batch."""
+        slots, weights, *step_key = batch
+        net, images = self.program.net, inputs.images[slots]
+        if self._trains_head:
+            logits = apply_head(net, self.merge(trained).params, images).logits
+        else:
+            logits = apply(net, self.merge(trained), self.program.prepare_images(*step_key, images)).logits
+        losses = cross_entropy(logits, self.problem.labels[slots], self.problem.seen)
         return (losses * weights).sum() / weights.sum()
 
-    if settings.inner_scope == "head":
-        # The features do not move, so each image passes through the backbone once, not once a step.
-        def head_loss(trained: dict, meta: tuple, batch: tuple) -> Float[Array, ""]:
-            slots, weights = batch
-            return mean_loss(apply_head(net, merged(trained).params, meta[0][slots]).logits, slots, weights)
+    def optimizer(self, inputs: InnerInputs, step: Int[Array, ""]) -> optax.GradientTransformation:
+        """Return the optimiser of one inner step; it leaves frozen convolution kernels alone."""
+        frozen = self.problem.models.frozen
+        mask = optax.stateless(lambda updates, _: mask_transfer_updates(updates, frozen))
+        return optax.chain(inner_step(self._settings, inputs.rates[step]), mask)
 
-        steps = (batches.slots, batches.weights)
-        return merged(bilevel.unroll(head_loss, optimizer, trained, (features, rates), steps, config=settings.unroll()))
+    def merge(self, trained: dict) -> Variables:
+        """Return the whole model: trained parameters in their places, all others as in `base`."""
+        fixed = self._split(self.base.params)[1]
+        return self.base._replace(params=unflatten_dict({**trained, **fixed}))
 
-    def loss(trained: dict, meta: tuple, batch: tuple) -> Float[Array, ""]:
-        slots, weights, step_key = batch
-        images = program.prepare_images(step_key, meta[0][slots])
-        return mean_loss(apply(net, merged(trained), images).logits, slots, weights)
+    def _split(self, params: dict) -> tuple[dict, dict]:
+        """Return the parameters as two flat dicts: those to train and those that stay."""
+        flat, chosen = flatten_dict(params), flatten_dict(scope_of(params, self._settings.inner_scope))
+        return {k: v for k, v in flat.items() if chosen[k]}, {k: v for k, v in flat.items() if not chosen[k]}
 
-    steps = (batches.slots, batches.weights, jax.random.split(key, settings.unroll_length))
-    return merged(bilevel.unroll(loss, optimizer, trained, (pixels, rates), steps, config=settings.unroll()))
+    @property
+    def _settings(self) -> ExemplarStrategy:
+        return self.program.settings
+
+    @property
+    def _trains_head(self) -> bool:
+        return self._settings.inner_scope == "head"
+
+
+def run_inner_loop(loop: InnerLoop, inputs: InnerInputs) -> Variables:
+    """Return Θ'(E), the model after T inner steps on the exemplars, as a differentiable function of `inputs`."""
+    config, start = loop.program.settings.unroll(), loop.start(inputs)
+    return loop.merge(
+        bilevel.unroll(loop.loss, loop.optimizer, start, inputs, loop.steps, length=loop.length, config=config)
+    )
 
 
 def _fitted_head(
-    settings: Exemplars,
+    settings: ExemplarStrategy,
     params: dict,
     features: Float[Array, "slots feature"],
-    labels: Int[Array, "slots"],
-    usable: Float[Array, "slots"],
+    labels: Int[Array, " slots"],
+    usable: Float[Array, " slots"],
 ) -> dict:
     if settings.inner_init == "ridge":
         return imprint_ridge(params, features, labels, usable, settings.inner_ridge)
     return imprint_means(params, features, labels, usable)
 
 
-def _split(params: dict, chosen: dict) -> tuple[dict, dict]:
-    """Params as two flat dicts, those to train and those to leave."""
-    flat, chosen = flatten_dict(params), flatten_dict(chosen)
-    return {k: v for k, v in flat.items() if chosen[k]}, {k: v for k, v in flat.items() if not chosen[k]}
-
-
 @partial(jax.jit, static_argnames="program")
-def fit_model(
+def fit_exemplar_model(
     program: InnerProgram,
-    models: Models,
+    problem: InnerProblem,
     images: Shaped[Array | np.ndarray, "slots height width channel"],
-    labels: Int[Array | np.ndarray, "slots"],
-    seen: Bool[Array | np.ndarray, "classes"],
+    rates: Float[Array | np.ndarray, " steps"],
     batches: InnerBatches,
-    rates: Float[Array | np.ndarray, "steps"],
-    key: UInt32[Array | np.ndarray, "2"],
+    key: UInt32[Array | np.ndarray, " 2"],
 ) -> Variables:
-    """Θ^E: the inner loop's result on the memory as it is stored.
+    """Return Θ^E: the result of the inner loop on the memory as it is stored.
 
-    A head in closed form that no step follows is fitted to the images as they are and to their mirror images, as
-    iCaRL's means are: one random crop of each is the right thing for learning, not for a model to keep.
+    A closed-form head that no inner step follows is fitted to the images as they are and to their mirror images, as
+    iCaRL's means are: one random crop of each is right for learning, not for the model that is evaluated.
+
+    Args:
+        program: static inputs.
+        problem: models, labels of the slots, classes seen.
+        images: uint8, or float32 in [0, 1].
+        rates: step size of each inner step.
+        batches: batches of the inner loop.
+        key: raw data of the PRNG key that draws new parameters, crops and flips.
     """
     if program.settings.unroll_length == 0:
         program = replace(program, settings=replace(program.settings, inner_augment=False))
         if program.augmentation.flip:
-            images, labels = jnp.concatenate([images, images[:, :, ::-1]]), jnp.concatenate([labels, labels])
+            images = jnp.concatenate([images, images[:, :, ::-1]])
+            problem = problem._replace(labels=jnp.concatenate([problem.labels, problem.labels]))
             batches = batches._replace(usable=jnp.concatenate([batches.usable, batches.usable]))
     start_key, fit_key = jax.random.split(jax.random.wrap_key_data(key))
-    start = start_point(program, start_key, models, images.shape[1:])
-    return fit(program, start, images, labels, seen, batches, fit_key, rates, models.frozen)
+    base = start_point(program, start_key, problem.models, images.shape[1:])
+    loop = InnerLoop(program, problem, batches, base, fit_key)
+    return run_inner_loop(loop, loop.encode(images, rates))

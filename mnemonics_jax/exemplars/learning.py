@@ -1,207 +1,200 @@
-"""Exemplar learning in a phase: the new classes' exemplars on real data, then the old ones, half against half."""
+"""Exemplar learning: a bilevel problem's outer loop as chunks of jitted steps."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Int32, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
-from mnemonics_jax import together
-from mnemonics_jax.data.batches import Balanced, Store
-from mnemonics_jax.errors import NumbersError
-from mnemonics_jax.exemplars.inner import InnerBatches, InnerProgram, Models, draw_batches
+from mnemonics_jax.data.image_store import Samples
+from mnemonics_jax.data.sampling import Balanced
+from mnemonics_jax.exemplars.inner import InnerBatches, InnerProblem, InnerProgram, Meta, Models, draw_batches
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
-from mnemonics_jax.exemplars.outer import Learnable, OuterBatches, OuterProblem, learn_chunk, optimizer, outer_losses
-from mnemonics_jax.rng import Key, RandomStream, Use, random_stream, stream_key
-
-_ADVICE = "try a smaller --exemplars.inner-learning-rate, --exemplars.outer-learning-rate or --exemplars.outer-clip"
-
-
-class Learned(NamedTuple):
-    """What exemplar learning did, for the log."""
-
-    outer_loss_before: float
-    """Mean outer loss with the starting images, over a fixed set of outer batches."""
-    outer_loss_after: float
-    """The same with the exemplars as they are stored."""
-    pixel_change: float
-    """Mean absolute change of a learned pixel, in units of the pixel range."""
-    gradient_norm: float
-    """Mean norm of the meta-gradient before clipping."""
-    clipped: int
-    """Outer steps whose meta-gradient was clipped."""
-    inner_rates: list[float]
-    """Size of each inner step."""
+from mnemonics_jax.exemplars.outer import OuterBatches, OuterLog, OuterProblem, learn_chunk, optimizer, outer_losses
+from mnemonics_jax.exemplars.problems import BilevelProblem
+from mnemonics_jax.runtime import lockstep
+from mnemonics_jax.runtime.errors import NotFinite
+from mnemonics_jax.runtime.random_streams import PhaseStreams, Use
 
 
 class LearnState(NamedTuple):
-    """What outer steps change; `norms` are those of the meta-gradients so far, zero for steps to come."""
+    """State that outer steps change; `norms` are those of the meta-gradients so far, zero for later steps."""
 
-    learnable: Learnable
+    meta: Meta
     opt_state: optax.OptState
-    norms: Float[Array | np.ndarray, "outer_steps"]
+    norms: Float[Array | np.ndarray, " outer_steps"]
 
 
-class Samples(NamedTuple):
-    """Where outer batches come from: `indices` into `store`, `labels[index]` being their classes."""
+class LearningStart(NamedTuple):
+    """Start of a bilevel problem: the models, its rows of the memory, and the logarithms of the inner step sizes."""
 
-    store: Store
-    indices: Int[np.ndarray, "sample"]
-    labels: Int[np.ndarray, "label"]
+    models: Models
+    memory: Memory
+    log_rates: Float[np.ndarray, " steps"]
 
 
-class Task(NamedTuple):
-    """One bilevel problem over the memory, or over the part of it that holds the classes at `positions`.
+class Learned(NamedTuple):
+    """Result of a bilevel problem; `summary` has pixel_change, gradient_norm, clipped and inner_rates for the log.
 
-    Inner batches are drawn from the slots `inner`; of the slots `learned` (among them), no pixel moves farther than
-    `cap`. The losses run over the classes `seen`.
+    These are the mean absolute change of a learned pixel in units of the pixel range, the mean norm of the
+    meta-gradient before clipping, how many outer steps were clipped, and the size of each inner step.
     """
 
-    positions: Int32[np.ndarray, "rows"]
-    inner: Bool[np.ndarray, "rows slot"]
-    learned: Bool[np.ndarray, "rows slot"]
-    seen: Bool[np.ndarray, "classes"]
-    cap: float
-    steps: int
+    memory: Memory
+    log_rates: Float[np.ndarray, " steps"]
+    summary: dict[str, Any]
 
 
-def solve(
-    program: InnerProgram,
-    models: Models,
-    memory: Memory,
-    log_rates: Float[np.ndarray, "steps"],
-    task: Task,
-    samples: Samples,
-    key: Key,
-    phase: int,
-    index: int,
-    report: Callable[[int, float], None],
-    *,
-    begun: tuple[int, LearnState] | None = None,
-    keep: Callable[[int, LearnState], None] = lambda done, state: None,
-) -> tuple[Memory, Float[np.ndarray, "steps"], Learned]:
-    """The memory with the task's slots learned, all other slots unchanged, and the logarithms of the inner step sizes.
+@dataclass(frozen=True)
+class LearningLoop:
+    """The outer loop of a bilevel problem, as a `ChunkProgram`; its outer batches are drawn from `samples`.
 
-    `index` tells the tasks of a phase apart, so that each has random streams of its own. `report` is told (steps done,
-    mean outer loss) after each chunk, and `keep` is handed (steps done, state): learning that starts from such a pair
-    as `begun` ends with the same bits. Raises `NumbersError` within one chunk of a loss or meta-gradient that is not
-    finite.
+    `title` names its stage; `streams` are the random streams of this problem in its phase.
     """
-    settings: Mnemonics = program.settings
-    learned = task.learned.reshape(-1)
-    labels = np.repeat(task.positions, memory.images.shape[1])
-    start = _as_pixels(memory.images)
-    devices = samples.store.devices
-    low, high = np.clip(start - task.cap, 0, 1), np.clip(start + task.cap, 0, 1)
-    problem = devices.put_whole(OuterProblem(models, labels, learned, task.seen, low, high))
-    rates = cosine_decay(settings.outer_learning_rate, task.steps)
-    probes = (random_stream(key, phase, use, index) for use in (Use.PROBE, Use.PROBE_INNER_BATCHES))
-    probe = _batches(settings, task, samples, rates, *probes)(0)
-    probe_key = stream_key(key, phase, Use.PROBE, index)
-    initial = devices.put_whole(Learnable(start, log_rates))
-    before = together.call(outer_losses, program, problem, initial, probe, probe_key)
-    done, (learnable, opt_state, norms) = begun or (0, begin_learning(settings, memory, log_rates, task.steps))
-    learnable, opt_state = devices.put_whole((learnable, opt_state))
-    streams = (random_stream(key, phase, use, index) for use in (Use.OUTER, Use.INNER_BATCHES))
-    batches_at = _batches(settings, task, samples, rates, *streams)
-    for first in range(done, task.steps, settings.outer_chunk):
-        batches = batches_at(first)
-        inner_key = stream_key(key, phase, Use.INNER, index)
-        learnable, opt_state, log = together.call(
-            learn_chunk, program, problem, learnable, opt_state, batches, inner_key
-        )
-        losses, norm = (np.asarray(values)[batches.active] for values in log)
-        if not np.isfinite(losses + norm).all():
-            bad = first + int(np.flatnonzero(~np.isfinite(losses + norm))[0])
-            raise NumbersError(
-                f"the outer loss or its meta-gradient is not finite at outer step {bad} of {task.steps}", _ADVICE
-            )
-        done = first + len(losses)
-        norms = np.concatenate([norms[:first], norm, norms[done:]])
-        report(done, float(losses.mean()))
-        keep(done, LearnState(learnable, opt_state, norms))
-    stored = _as_stored(np.asarray(learnable.pixels), memory, learned)
-    log_rates = np.asarray(learnable.log_rates)
-    final = devices.put_whole(Learnable(_as_pixels(stored.images), log_rates))
-    after = together.call(outer_losses, program, problem, final, probe, probe_key)
-    return (
-        stored,
-        log_rates,
-        Learned(
-            outer_loss_before=float(np.mean(before)),
-            outer_loss_after=float(np.mean(after)),
-            pixel_change=float(np.abs(_as_pixels(stored.images) - start)[learned].mean()),
-            gradient_norm=float(norms.mean()) if len(norms) else 0.0,
-            clipped=int((norms > settings.outer_clip).sum()),
-            inner_rates=np.exp(log_rates)[: settings.unroll_length].tolist(),
-        ),
+
+    not_finite: ClassVar[NotFinite] = NotFinite(
+        "the outer loss or its meta-gradient",
+        "outer step",
+        "try a smaller --exemplars.inner-learning-rate, --exemplars.outer-learning-rate or --exemplars.outer-clip",
     )
 
+    program: InnerProgram
+    title: str
+    problem: BilevelProblem
+    start: LearningStart
+    samples: Samples
+    streams: PhaseStreams
 
-def new_task(settings: Mnemonics, memory: Memory, new: range) -> Task:
-    """E_i learned beside E_{0:i-1}: the inner loop runs on all exemplars, the outer loss over all classes seen."""
-    position = np.arange(len(memory.counts), dtype=np.int32)
-    learned = memory.used & np.isin(position, new)[:, None]
-    return Task(position, memory.used, learned, position < new.stop, settings.change_cap, settings.outer_steps)
+    @property
+    def steps(self) -> int:
+        """Number of outer steps of the problem."""
+        return self.problem.steps
+
+    @property
+    def chunk_steps(self) -> int:
+        """Number of outer steps of one compiled call."""
+        return self._settings.outer_chunk
+
+    def begin(self, loop_state: LearnState | None) -> LearnState:
+        """Return `loop_state` on the devices; without one, the state before the first step."""
+        state = loop_state or init_learning(self._settings, self.start.memory, self.start.log_rates, self.steps)
+        # The norms are for the log alone, and stay with the host.
+        meta, opt_state = self.program.devices.put_whole((state.meta, state.opt_state))
+        return LearnState(meta, opt_state, state.norms)
+
+    def batches(self, first: int) -> Iterator[OuterBatches]:
+        """Yield the batches of each chunk of outer steps from step `first` on, a multiple of `chunk_steps`."""
+        return self._draw(Use.OUTER, Use.INNER_BATCHES, first)
+
+    def run(self, state: LearnState, batches: OuterBatches) -> tuple[LearnState, OuterLog]:
+        """Return the state after a chunk, and each step's log."""
+        args = (self.program, self.outer_problem, state.meta, state.opt_state, batches, self.key)
+        meta, opt_state, log = lockstep.vmapped_call(learn_chunk, *args)
+        return LearnState(meta, opt_state, state.norms), log
+
+    def record(self, state: LearnState, first: int, log: dict[str, np.ndarray]) -> LearnState:
+        """Return the state with the chunk's meta-gradient norms."""
+        norm = log["gradient_norm"]
+        return state._replace(norms=np.concatenate([state.norms[:first], norm, state.norms[first + len(norm) :]]))
+
+    def progress(self, done: int, log: dict[str, np.ndarray]) -> dict[str, int | float]:
+        """Return the chunk's mean outer loss."""
+        del done
+        return {"loss": float(log["loss"].mean())}
+
+    def event(self, first: int, done: int, progress: dict[str, int | float]) -> tuple[str, dict[str, Any]] | None:
+        """Return the event `outer`, after every chunk."""
+        del first, done
+        return "outer", {"problem": self.streams.index, "stage": self.title, **progress}
+
+    def probe(self, memory: Memory, log_rates: Float[np.ndarray, " steps"]) -> float:
+        """Return the mean outer loss with the exemplars of `memory`, over a fixed set of outer batches."""
+        meta = self.program.devices.put_whole(Meta(_as_pixels(memory.images), log_rates))
+        args = (self.program, self.outer_problem, meta, self._probe_batches, self.streams(Use.PROBE).jax_key())
+        return float(np.mean(lockstep.vmapped_call(outer_losses, *args)))
+
+    def finish(self, state: LearnState) -> Learned:
+        """Return the exemplars as they are stored; slots that are not learned are unchanged."""
+        learned, settings = self.problem.learned.reshape(-1), self._settings
+        stored = _as_stored(np.asarray(state.meta.pixels), self.start.memory, learned)
+        change = np.abs(_as_pixels(stored.images) - _as_pixels(self.start.memory.images))
+        log_rates = np.asarray(state.meta.log_rates)
+        summary = {
+            "pixel_change": float(change[learned].mean()),
+            "gradient_norm": float(state.norms.mean()) if len(state.norms) else 0.0,
+            "clipped": int((state.norms > settings.outer_clip).sum()),
+            "inner_rates": np.exp(log_rates)[: settings.unroll_length].tolist(),
+        }
+        return Learned(stored, log_rates, summary)
+
+    @property
+    def key(self) -> np.ndarray:
+        """Raw data of the PRNG key of the outer steps."""
+        return self.streams(Use.INNER).jax_key()
+
+    @cached_property
+    def outer_problem(self) -> OuterProblem:
+        """Constant inputs of the outer steps, on the devices."""
+        models, memory, _ = self.start
+        pixels, cap = _as_pixels(memory.images), self.problem.cap
+        labels = np.repeat(self.problem.positions, memory.images.shape[1])
+        inner = InnerProblem(models, labels, self.problem.seen)
+        low, high = np.clip(pixels - cap, 0, 1), np.clip(pixels + cap, 0, 1)
+        return self.program.devices.put_whole(OuterProblem(inner, self.problem.learned.reshape(-1), low, high))
+
+    @property
+    def _settings(self) -> Mnemonics:
+        return self.program.settings
+
+    @cached_property
+    def _probe_batches(self) -> OuterBatches:
+        return next(self._draw(Use.PROBE, Use.PROBE_INNER_BATCHES, 0))
+
+    def _draw(self, outer: Use, inner: Use, first: int) -> Iterator[OuterBatches]:
+        """Yield the batches of each chunk, drawn from the random streams of two uses."""
+        settings, samples = self._settings, self.samples
+        # The probe takes a whole chunk, however few outer steps there are.
+        room = max(self.steps, self.chunk_steps)
+        labels = samples.labels[samples.indices]
+        order = Balanced(samples.indices, labels, self.streams(outer), settings.outer_batch, room)
+        rates = np.append(cosine_decay(settings.outer_learning_rate, self.steps), np.zeros(room, np.float32))
+        chunks = samples.chunks(order, first, self.chunk_steps)
+        for start, (images, labels) in zip(range(first, room, self.chunk_steps), chunks, strict=True):
+            steps = np.arange(start, start + self.chunk_steps)
+            streams = [self.streams(inner).at(step) for step in steps.tolist()]
+            drawn = [draw_batches(settings, self.problem.inner, stream) for stream in streams]
+            yield OuterBatches(
+                images=images,
+                labels=labels,
+                inner=InnerBatches(*(np.stack(parts) for parts in zip(*drawn, strict=True))),
+                learning_rate=rates[steps],
+                index=steps.astype(np.int32),
+                active=steps < self.steps,
+            )
 
 
-def group_tasks(settings: Mnemonics, memory: Memory, new: range, size: int) -> list[Task]:
-    """The new classes in groups, each a problem of its own over `size` classes.
-
-    A group that new classes do not fill is filled with the classes that came before it, which take part but are not
-    learned; rows that remain (in the first phase) are empty. So one program serves all groups of all phases.
-    """
-    tasks = []
-    for start in range(new.start, new.stop, size):
-        stop = min(start + size, new.stop)
-        window = np.arange(max(stop - size, 0), stop, dtype=np.int32)
-        rows = np.append(window, np.zeros(size - len(window), np.int32))
-        used = memory.used[rows] & (np.arange(size) < len(window))[:, None]
-        seen = np.isin(np.arange(len(memory.counts)), window)
-        learned = used & (rows >= start)[:, None]
-        tasks.append(Task(rows, used, learned, seen, settings.change_cap, settings.outer_steps))
-    return tasks
-
-
-def part_of(memory: Memory, task: Task) -> Memory:
-    """The rows of the memory that a task is about; those that only fill it up hold nothing."""
-    counts = np.where(task.inner.any(axis=1), memory.counts[task.positions], 0)
-    return Memory(memory.images[task.positions], counts.astype(np.int32))
-
-
-def put_back(memory: Memory, task: Task, part: Memory) -> Memory:
-    """The memory with what a task has learned taken from its `part`."""
-    images, learned = memory.images.copy(), task.learned.any(axis=1)
-    images[task.positions[learned]] = part.images[learned]
-    return memory._replace(images=images)
-
-
-def half_tasks(settings: Mnemonics, memory: Memory, old: range) -> list[tuple[Task, Bool[np.ndarray, "classes slot"]]]:
-    """Old exemplars split class-wise into A and B: (learn A, its outer slots B) and (learn B, its outer slots A).
-
-    Even slots are A, odd ones B. None where a class has a single exemplar: a half would then lack the class.
-    """
-    position = np.arange(len(memory.counts), dtype=np.int32)
-    if not len(old) or memory.counts[old.start : old.stop].min() < 2:
-        return []
-    ours = memory.used & np.isin(position, old)[:, None]
-    even = np.arange(memory.images.shape[1]) % 2 == 0
-    halves = (ours & even, ours & ~even)
-    seen = position < old.stop
-    return [
-        (Task(position, mine, mine, seen, settings.adjust_cap, settings.adjust_steps), other)
-        for mine, other in (halves, halves[::-1])
-    ]
-
-
-def cosine_decay(peak: float, steps: int) -> Float[np.ndarray, "steps"]:
-    """Step sizes that fall from `peak` to zero along half a cosine."""
+def cosine_decay(peak: float, steps: int) -> Float[np.ndarray, " steps"]:
+    """Return step sizes that fall from `peak` to zero along half a cosine."""
     share = np.arange(steps) / max(steps, 1)
     return (peak * 0.5 * (1 + np.cos(np.pi * share))).astype(np.float32)
+
+
+def init_learning(
+    settings: Mnemonics, memory: Memory, log_rates: Float[np.ndarray, " steps"], outer_steps: int
+) -> LearnState:
+    """Return the state before the first outer step of a problem."""
+    meta = Meta(_as_pixels(memory.images), log_rates)
+    return LearnState(meta, _init(settings.outer_clip, meta), np.zeros(outer_steps, np.float32))
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(clip: float, meta: Meta) -> optax.OptState:
+    return optimizer(clip).init(meta)
 
 
 def _as_pixels(images: Shaped[np.ndarray, "classes slot height width channel"]) -> Float[np.ndarray, "slots ..."]:
@@ -209,52 +202,8 @@ def _as_pixels(images: Shaped[np.ndarray, "classes slot height width channel"]) 
     return flat if flat.dtype == np.float32 else flat / np.float32(255)
 
 
-def _as_stored(pixels: Float[np.ndarray, "slots ..."], memory: Memory, learned: Bool[np.ndarray, "slots"]) -> Memory:
-    """The memory with its learned slots' pixels replaced, rounded to bytes where it keeps bytes."""
+def _as_stored(pixels: Float[np.ndarray, "slots ..."], memory: Memory, learned: Bool[np.ndarray, " slots"]) -> Memory:
+    """Return the memory with the pixels of learned slots replaced, rounded to bytes where it stores bytes."""
     images = memory.images.reshape(pixels.shape).copy()
     images[learned] = pixels[learned] if images.dtype == np.float32 else np.rint(pixels[learned] * 255).astype(np.uint8)
     return memory._replace(images=images.reshape(memory.images.shape))
-
-
-def begin_learning(
-    settings: Mnemonics, memory: Memory, log_rates: Float[np.ndarray, "steps"], outer_steps: int
-) -> LearnState:
-    """The state before the first outer step of a task."""
-    learnable = Learnable(_as_pixels(memory.images), log_rates)
-    return LearnState(learnable, _init(settings.outer_clip, learnable), np.zeros(outer_steps, np.float32))
-
-
-@partial(jax.jit, static_argnums=0)
-def _init(clip: float, learnable: Learnable) -> optax.OptState:
-    return optimizer(clip).init(learnable)
-
-
-def _batches(
-    settings: Mnemonics,
-    task: Task,
-    samples: Samples,
-    rates: Float[np.ndarray, "steps"],
-    outer: RandomStream,
-    inner: RandomStream,
-) -> Callable[[int], OuterBatches]:
-    """The outer batches of the chunk that starts at a step, any step: outer and inner loop draw from their streams."""
-    store, indices, labels = samples
-    # The probe takes a whole chunk, however few outer steps there are.
-    room = max(task.steps, settings.outer_chunk)
-    order = Balanced(indices, labels[indices], outer, settings.outer_batch, room)
-
-    def chunk(first: int) -> OuterBatches:
-        steps = np.arange(first, first + settings.outer_chunk)
-        index = order.chunk(first, settings.outer_chunk)
-        drawn = [draw_batches(settings, task.inner, inner.at(step)) for step in steps.tolist()]
-        padded = np.append(rates, np.zeros(settings.outer_chunk, np.float32))
-        return OuterBatches(
-            images=store.take(index),
-            labels=labels[index],
-            inner=InnerBatches(*(np.stack(parts) for parts in zip(*drawn, strict=True))),
-            learning_rate=padded[steps],
-            index=steps.astype(np.int32),
-            active=steps < task.steps,
-        )
-
-    return chunk

@@ -1,4 +1,4 @@
-"""What a method is: a loss, a step before and after training, and a prediction rule. Never a training loop."""
+"""Base class of the methods: a loss, hooks before and after training, a prediction rule; never a training loop."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -8,90 +8,112 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mnemonics_jax.data.class_stream import Classes
 from mnemonics_jax.nets.classifier import Outputs
-from mnemonics_jax.stream import Classes
 
 
-class Bias(NamedTuple):
-    """Correction `scale · logit + shift` of each class's logit (BiC); one and zero leave logits as they are."""
+class LogitCorrection(NamedTuple):
+    """Correction `scale · logit + shift` of each class's logit (BiC); scale 1 and shift 0 leave logits as they are."""
 
-    scale: Float[Array | np.ndarray, "classes"]
-    shift: Float[Array | np.ndarray, "classes"]
+    scale: Float[Array | np.ndarray, " classes"]
+    shift: Float[Array | np.ndarray, " classes"]
 
     def correct(self, logits: Float[Array | np.ndarray, "batch classes"]) -> Float[Array | np.ndarray, "batch classes"]:
-        """The corrected logits."""
+        """Return the corrected logits."""
         return logits * self.scale + self.shift
 
 
 class LossInputs(NamedTuple):
-    """What a method's loss sees of one batch. `previous` is Θ_{i-1} on the same augmented images (zeros in phase 0)."""
+    """Inputs of a method's loss for one batch.
+
+    `outputs` are those of Θ_i, the model being trained, `previous` those of Θ_{i-1} on the same augmented images (zeros
+    in phase 0). `labels` are class positions; `classes` masks the old, new and seen ones.
+    """
 
     outputs: Outputs
     previous: Outputs
-    labels: Int[Array, "batch"]
+    labels: Int[Array, " batch"]
     classes: Classes
-    bias: Bias
+    correction: LogitCorrection
 
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """Base of all methods. A subclass is a frozen dataclass whose fields are the method's settings."""
+    """Base class of all methods.
+
+    A subclass is a frozen dataclass. Its fields are the settings of the method, their docstrings the help texts.
+    """
 
     name: ClassVar[str]
     head: ClassVar[Literal["linear", "cosine"]] = "linear"
     predicts_by: ClassVar[Literal["classifier", "nearest_mean"]] = "classifier"
     uses_memory: ClassVar[bool] = True
-    """Whether exemplars are kept and replayed."""
+    """Whether exemplars are stored and replayed."""
     sees_all_data: ClassVar[bool] = False
-    """Whether every phase trains on all data so far (the upper bound)."""
+    """Whether every phase trains on the data of all phases so far (the upper bound)."""
     imprints: ClassVar[bool] = False
-    """Whether `prepare` wants the new classes' mean features."""
+    """Whether `init_head` needs the mean features of the new classes."""
     holdout: ClassVar[float] = 0.0
-    """Share of the exemplars kept out of training for `calibrate`, with as many new samples a class."""
-
-    def __init_subclass__(cls) -> None:
-        # A subclass that trains otherwise must not pass for its parent.
-        if {"loss", "prepare", "restrict"} & vars(cls).keys() and "first_phase" not in vars(cls):
-            cls.first_phase = Method.first_phase
+    """Share of the exemplars held out of training for `fit_correction`, with as many images of each new class."""
 
     @property
-    def first_phase(self) -> str:
-        """Names what training computes in phase 0: methods that name the same, on the same head, make the same Θ_0.
+    def base_loss(self) -> str | None:
+        """Name of the loss of phase 0; runs whose methods give the same name share their base model Θ_0.
 
-        To the bit, so that it can be trained once for all of them. By default the method with all its settings.
+        So methods of one name, on the same head, have to train the same Θ_0 to the bit. A subclass does not inherit the
+        name, since it may train otherwise: it states one itself, or shares Θ_0 only with runs of its own class and
+        settings, as methods do where this is None.
         """
-        return repr(self)
+        return None
 
-    def validate(self) -> None:  # noqa: B027 (a method without settings has nothing to check)
-        """Raises `UserError` for a setting out of range."""
+    def validate(self) -> None:  # noqa: B027 (most methods have nothing to check)
+        """Check the settings against each other; ranges are part of the fields' types.
 
-    def prepare(self, params: dict, class_means: Float[Array, "classes feature"], classes: Classes) -> dict:
-        """Parameters to start the phase from. `class_means` are Θ_{i-1}'s mean unit features of the new classes."""
+        Raises:
+            UserError: when settings contradict each other.
+        """
+
+    def init_head(self, params: dict, class_means: Float[Array, "classes feature"], classes: Classes) -> dict:
+        """Return the parameters to start the phase from.
+
+        Args:
+            params: parameters of Θ_{i-1}.
+            class_means: mean unit features of the new classes under Θ_{i-1}; zero for all other classes.
+            classes: masks of the old, new and seen classes.
+        """
         del class_means, classes
         return params
 
     @abstractmethod
     def loss(self, inputs: LossInputs) -> Float[Array, ""]:
-        """The training loss, a mean over the batch."""
+        """Return the training loss, a mean over the batch."""
 
-    def restrict(self, updates: dict, classes: Classes) -> dict:
-        """The parameter updates with those of frozen parameters set to zero."""
+    def mask_updates(self, updates: dict, classes: Classes) -> dict:
+        """Return the parameter updates, with those of frozen parameters set to zero."""
         del classes
         return updates
 
-    def calibrate(
+    def fit_correction(
         self,
         logits: Float[Array, "sample classes"],
-        labels: Int[Array, "sample"],
-        weights: Float[Array, "sample"],
+        labels: Int[Array, " sample"],
+        weights: Float[Array, " sample"],
         classes: Classes,
-        bias: Bias,
-    ) -> Bias:
-        """The bias correction fitted on held-out samples after training; only called where `holdout` > 0."""
+        correction: LogitCorrection,
+    ) -> LogitCorrection:
+        """Return the logit correction fitted to held-out samples after training; called only where `holdout` > 0.
+
+        Args:
+            logits: uncorrected logits of Θ_i.
+            labels: class positions of the samples.
+            weights: 1 for a sample, 0 for padding.
+            classes: masks of the old, new and seen classes.
+            correction: the correction that the previous phases fitted.
+        """
         del logits, labels, weights, classes
-        return bias
+        return correction
 
 
-def count(mask: Bool[Array, "classes"]) -> Float[Array, ""]:
-    """How many classes a mask names."""
+def count(mask: Bool[Array, " classes"]) -> Float[Array, ""]:
+    """Return how many classes a mask selects."""
     return jnp.sum(mask, dtype=jnp.float32)

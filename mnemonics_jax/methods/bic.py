@@ -1,16 +1,16 @@
 """BiC: bias correction for large-scale incremental learning (Wu et al., CVPR 2019)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Gt, Le
 from jaxtyping import Array, Float, Int
 
-from mnemonics_jax.errors import UserError
-from mnemonics_jax.methods.base import Bias, Classes, LossInputs, Method, count
-from mnemonics_jax.methods.losses import cross_entropy, distillation
+from mnemonics_jax.methods.base import Classes, LogitCorrection, LossInputs, Method, count
+from mnemonics_jax.nets.losses import cross_entropy, distillation
 
 _FIT_STEPS = 50
 
@@ -21,57 +21,52 @@ class BiC(Method):
 
     Stage one: L = λ KL(softmax(t/T) ‖ softmax(z/T)) + (1 − λ) CE(z, y) with λ = |old| / (|old| + |new|), where z and t
     carry the corrections that earlier phases fitted. Stage two: with everything else frozen, one scale and one shift of
-    the new classes' logits minimise the cross-entropy on held-out samples, balanced over classes; later phases keep
-    them.
+    the new classes' logits minimise the cross-entropy on held-out samples, balanced over classes. Later phases apply
+    them too.
     """
 
     name: ClassVar[str] = "bic"
-    temperature: float = 2.0
-    """T, softens both distributions in the distillation."""
-    holdout: float = 0.1
-    """Share of the exemplars held out of stage one for stage two (at least one a class), with as many new samples."""
+    temperature: Annotated[float, Gt(0)] = 2.0
+    """Temperature T of the distillation: a larger one softens the distributions of both models."""
+    holdout: Annotated[float, Gt(0), Le(0.5)] = 0.1
+    """Share of the exemplars (at least one of each class) that the bias correction is fitted on instead of training,
+    with as many images of each new class."""
 
     @property
-    def first_phase(self) -> str:
-        """Without old classes the distillation has no weight."""
+    def base_loss(self) -> str:
+        """Cross-entropy: without old classes the distillation has no weight."""
         return "cross-entropy"
 
-    def validate(self) -> None:
-        """Raises `UserError` for a setting out of range."""
-        if self.temperature <= 0:
-            raise UserError(f"--method.temperature {self.temperature}: must be positive")
-        if not 0 < self.holdout <= 0.5:
-            raise UserError(f"--method.holdout {self.holdout}: choose a share above 0 and up to 0.5")
-
     def loss(self, inputs: LossInputs) -> Float[Array, ""]:
-        """Stage one's loss, a mean over the batch."""
+        """Return the loss of stage one, a mean over the batch."""
         classes = inputs.classes
-        logits = inputs.bias.correct(inputs.outputs.logits)
-        teacher = inputs.bias.correct(inputs.previous.logits)
+        logits = inputs.correction.correct(inputs.outputs.logits)
+        teacher = inputs.correction.correct(inputs.previous.logits)
         mix = count(classes.old) / count(classes.seen)
-        keep = distillation(logits, teacher, classes.old, self.temperature)
-        return (mix * keep + (1 - mix) * cross_entropy(logits, inputs.labels, classes.seen)).mean()
+        distilled = distillation(logits, teacher, classes.old, self.temperature)
+        return (mix * distilled + (1 - mix) * cross_entropy(logits, inputs.labels, classes.seen)).mean()
 
-    def calibrate(
+    def fit_correction(
         self,
         logits: Float[Array, "sample classes"],
-        labels: Int[Array, "sample"],
-        weights: Float[Array, "sample"],
+        labels: Int[Array, " sample"],
+        weights: Float[Array, " sample"],
         classes: Classes,
-        bias: Bias,
-    ) -> Bias:
-        """Stage two. The problem is convex in (scale, shift), so L-BFGS runs it to its optimum.
+        correction: LogitCorrection,
+    ) -> LogitCorrection:
+        """Return the correction of stage two; see `Method.fit_correction` for the arguments.
 
-        Without old classes (phase 0) or samples the correction stays as it is.
+        The problem is convex in (scale, shift), so L-BFGS runs it to its optimum. Without old classes (phase 0) or
+        samples the correction stays as it is.
         """
 
-        def corrected(numbers: Float[Array, "2"]) -> Bias:
-            return Bias(
-                jnp.where(classes.new, numbers[0], bias.scale),
-                jnp.where(classes.new, numbers[1], bias.shift),
+        def corrected(numbers: Float[Array, " 2"]) -> LogitCorrection:
+            return LogitCorrection(
+                jnp.where(classes.new, numbers[0], correction.scale),
+                jnp.where(classes.new, numbers[1], correction.shift),
             )
 
-        def objective(numbers: Float[Array, "2"]) -> Float[Array, ""]:
+        def objective(numbers: Float[Array, " 2"]) -> Float[Array, ""]:
             losses = cross_entropy(corrected(numbers).correct(logits), labels, classes.seen)
             # The slight pull towards "no correction" bounds the optimum when the samples are separable.
             pull = 1e-3 * jnp.sum((numbers - jnp.asarray([1.0, 0.0], numbers.dtype)) ** 2)
@@ -89,4 +84,4 @@ class BiC(Method):
         start = jnp.asarray([1.0, 0.0], logits.dtype)
         (numbers, _), _ = jax.lax.scan(step, (start, solver.init(start)), None, length=_FIT_STEPS)
         fitted = corrected(jnp.where(classes.old.any() & (weights.sum() > 0), numbers, start))
-        return Bias(fitted.scale, fitted.shift)
+        return LogitCorrection(fitted.scale, fitted.shift)

@@ -6,26 +6,27 @@ from typing import ClassVar, Literal
 from jaxtyping import Array, Float
 
 from mnemonics_jax.methods.base import LossInputs
-from mnemonics_jax.methods.losses import binary_cross_entropy
 from mnemonics_jax.methods.lwf import LwF
+from mnemonics_jax.nets.losses import binary_cross_entropy
 
 
 @dataclass(frozen=True)
 class ICaRL(LwF):
-    """The representation of LwF with exemplars; predicts the class whose exemplars' mean feature is nearest."""
+    """Training as in LwF with exemplars; prediction of the class whose exemplars have the nearest mean feature."""
 
     name: ClassVar[str] = "icarl"
     predicts_by: ClassVar[Literal["classifier", "nearest_mean"]] = "nearest_mean"
     objective: Literal["softmax", "sigmoid"] = "softmax"
-    """softmax: cross-entropy and distillation as in LwF; sigmoid: the original's binary cross-entropies."""
+    """Training loss. softmax: cross-entropy and distillation as in LwF; sigmoid: the binary cross-entropies of
+    the iCaRL paper."""
 
     @property
-    def first_phase(self) -> str:
-        """By the objective."""
-        return super().first_phase if self.objective == "softmax" else "binary cross-entropies"
+    def base_loss(self) -> str:
+        """Name of the chosen objective's loss without old classes."""
+        return super().base_loss if self.objective == "softmax" else "binary cross-entropies"
 
     def loss(self, inputs: LossInputs) -> Float[Array, ""]:
-        """The chosen objective, a mean over the batch."""
+        """Return the chosen objective, a mean over the batch."""
         if self.objective == "softmax":
             return super().loss(inputs)
         old, new = inputs.classes

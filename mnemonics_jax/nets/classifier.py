@@ -1,4 +1,4 @@
-"""A backbone with a head as pure functions of plain pytrees."""
+"""A classifier (backbone and head) as pure functions of plain pytrees."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
-from mnemonics_jax import errors
 from mnemonics_jax.nets.heads import normalize
+from mnemonics_jax.runtime import errors
 
 SCOPES = ("head", "last_stage", "all")
-"""What an inner loop can train: the head; the head and the last stage of the backbone; everything."""
+"""What an inner loop can train: the head; the head and the backbone's last stage; everything."""
 
 
 _MEANS_SCALE = 20.0
@@ -20,7 +20,7 @@ _RIDGE_SCALE = 10.0
 
 
 class Outputs(NamedTuple):
-    """What a classifier computes: `logits` for losses, `scores` as the head ranks classes (cosines, if it has them)."""
+    """The outputs of a classifier: losses use `logits`, rankings of classes `scores` (of a cosine head: cosines)."""
 
     logits: Float[Array, "batch classes"]
     scores: Float[Array, "batch classes"]
@@ -37,10 +37,10 @@ class Variables(NamedTuple):
 class Classifier(nn.Module):
     """A backbone (images to features) and a head (features to logits and scores).
 
-    Equal by value and hashable, like every Flax module, so it can be a static argument of a jitted function.
+    Like every Flax module it is compared by value and hashable, so it can be a static argument of a jitted function.
 
-    It computes in the images' type. With `dtype` the backbone computes in that one instead; parameters, batch
-    statistics, features and all after them, losses and gradients included, are then never narrower than float32.
+    It computes in the dtype of the images. With `dtype`, the backbone computes in that dtype instead. Parameters, batch
+    statistics, features, logits, losses and gradients then still have at least float32.
     """
 
     backbone: nn.Module
@@ -48,7 +48,7 @@ class Classifier(nn.Module):
     dtype: str | None = None
 
     def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Outputs:
-        """Outputs with batch statistics if `train`, else with running ones."""
+        """Return the outputs, computed with batch statistics if `train`, otherwise with running statistics."""
         if self.dtype is None:
             features = self.backbone(x, train)
         else:
@@ -58,33 +58,33 @@ class Classifier(nn.Module):
         return Outputs(logits, scores, features)
 
 
-def init(net: Classifier, key: PRNGKeyArray | UInt32[Array, "2"], image_shape: tuple[int, int, int]) -> Variables:
-    """Initial variables for images of `image_shape` (height, width, channels)."""
+def init(net: Classifier, key: PRNGKeyArray | UInt32[Array, " 2"], image_shape: tuple[int, int, int]) -> Variables:
+    """Return initial variables for images of `image_shape` (height, width, channels)."""
     variables = net.init(key, jnp.zeros((1, *image_shape)), train=False)
     return Variables(variables["params"], variables.get("batch_stats", {}))
 
 
 def apply(net: Classifier, variables: Variables, x: Float[Array, "batch height width channel"]) -> Outputs:
-    """Outputs in inference: running statistics, nothing updated."""
+    """Return the outputs in inference: with running statistics, and nothing is updated."""
     return net.apply(variables._asdict(), x, train=False)
 
 
 def apply_train(
     net: Classifier, variables: Variables, x: Float[Array, "batch height width channel"]
 ) -> tuple[Outputs, dict]:
-    """Outputs with the batch's own statistics, and the running statistics updated by them."""
+    """Return the outputs in training, with the batch's own statistics, and the updated running statistics."""
     outputs, updated = net.apply(variables._asdict(), x, train=True, mutable=["batch_stats"])
     return outputs, updated.get("batch_stats", {})
 
 
 def apply_head(net: Classifier, params: dict, features: Float[Array, "batch features"]) -> Outputs:
-    """Outputs of the head alone, for features already computed."""
+    """Return the outputs of the head for features that are computed already."""
     logits, scores = net.head.apply({"params": params["head"]}, features)
     return Outputs(logits, scores, features)
 
 
-def reset_head(net: Classifier, key: PRNGKeyArray | UInt32[Array, "2"], params: dict) -> dict:
-    """`params` with a freshly initialised head."""
+def reset_head(net: Classifier, key: PRNGKeyArray | UInt32[Array, " 2"], params: dict) -> dict:
+    """Return `params` with a freshly initialised head."""
     width = params["head"]["kernel"].shape[0]
     return params | {"head": net.head.init(key, jnp.zeros((1, width)))["params"]}
 
@@ -92,13 +92,20 @@ def reset_head(net: Classifier, key: PRNGKeyArray | UInt32[Array, "2"], params: 
 def imprint_means(
     params: dict,
     features: Float[Array, "sample features"],
-    labels: Int[Array | np.ndarray, "sample"],
-    weights: Float[Array | np.ndarray, "sample"],
+    labels: Int[Array | np.ndarray, " sample"],
+    weights: Float[Array | np.ndarray, " sample"],
 ) -> dict:
-    """`params` with a head that ranks classes by the cosine of a feature and the class's mean unit feature.
+    """Return `params` with a head that ranks classes by the cosine to their mean unit feature.
 
-    The logits are that cosine times 20, exactly so for a cosine head; a linear head multiplies it with the feature's
-    length over the root mean square length of `features` besides, which changes no order. A function of `features`.
+    For a cosine head, the logits are 20 times that cosine. A linear head also multiplies by the feature's length,
+    divided by the root mean square length of `features`; this does not change the ranking. The result is differentiable
+    with respect to `features`.
+
+    Args:
+        params: a classifier's parameters.
+        features: features of the samples, not normalised.
+        labels: class positions of the samples.
+        weights: 1 for samples that count, 0 for padding.
     """
     unit = normalize(features, axis=-1) * weights[:, None]
     means = jnp.zeros(params["head"]["kernel"].shape[::-1], features.dtype).at[labels].add(unit)
@@ -108,16 +115,23 @@ def imprint_means(
 def imprint_ridge(
     params: dict,
     features: Float[Array, "sample features"],
-    labels: Int[Array | np.ndarray, "sample"],
-    weights: Float[Array | np.ndarray, "sample"],
+    labels: Int[Array | np.ndarray, " sample"],
+    weights: Float[Array | np.ndarray, " sample"],
     strength: float,
 ) -> dict:
-    """`params` with a head fitted by ridge regression: W = Fᵀ (F Fᵀ + λ I)⁻¹ Y.
+    """Return `params` with a head fitted by ridge regression: W = Fᵀ (F Fᵀ + λ I)⁻¹ Y.
 
-    The rows of F are the unit features of the samples of weight one, those of Y their classes as one-hot vectors, and
-    λ is `strength`; as it grows, the columns of W turn towards the class means. A linear head's logits are those of
-    the regression times 10 and the feature's length as in `imprint_means`; a cosine head takes the directions of the
-    columns alone. A function of `features`.
+    The rows of F are the unit features of the samples with weight 1, the rows of Y their classes as one-hot vectors. As
+    λ grows, the columns of W turn towards the class means. A linear head's logits are 10 times the regression's,
+    multiplied by the feature's length as in `imprint_means`. A cosine head uses only the directions of the columns. The
+    result is differentiable with respect to `features`.
+
+    Args:
+        params: a classifier's parameters.
+        features: features of the samples, not normalised.
+        labels: class positions of the samples.
+        weights: 1 for samples that count, 0 for padding.
+        strength: λ, greater than 0.
     """
     unit = normalize(features, axis=-1) * weights[:, None]
     targets = jax.nn.one_hot(labels, params["head"]["kernel"].shape[1], dtype=features.dtype) * weights[:, None]
@@ -131,26 +145,26 @@ def _with_kernel(
     kernel: Float[Array, "features classes"],
     scale: float,
     features: Float[Array, "sample features"],
-    weights: Float[Array | np.ndarray, "sample"],
+    weights: Float[Array | np.ndarray, " sample"],
 ) -> dict:
     head = params["head"]
     if "sigma" in head:
         return params | {"head": {"kernel": kernel, "sigma": jnp.full_like(head["sigma"], scale)}}
     squares = (jnp.square(features).sum(-1) * weights).sum() / weights.sum()
-    # A network that has collapsed has features of zero, which make a poor head, but a finite one.
+    # The features of a collapsed network are zero; the bound keeps the head finite in that case.
     scale *= jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
     return params | {"head": {"kernel": scale * kernel, "bias": jnp.zeros_like(head["bias"])}}
 
 
 def scope_of(params: dict, scope: str) -> dict:
-    """A tree like `params` with Python bools for leaves: whether a loop of that scope trains the leaf.
+    """Return a tree like `params` whose leaves are Python bools: whether an inner loop of this scope trains the leaf.
 
     Args:
-        params: a classifier's parameters; its backbone's stages are named stage_0, stage_1, ...
+        params: a classifier's parameters. The stages of its backbone are named stage_0, stage_1, ...
         scope: one of `SCOPES`.
 
     Raises:
-        UserError: for any other scope.
+        UserError: if `scope` is not one of `SCOPES`.
     """
     if scope not in SCOPES:
         raise errors.unknown_name("scope", scope, SCOPES)

@@ -17,9 +17,10 @@ class _Stage(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Stages of 3×3 convolution, batch normalisation and ReLU, each after the first halving the image; then the mean.
+    """Stages of 3×3 convolution, batch normalisation and ReLU; at the end, the mean over all positions.
 
-    Without `last_relu` the features can be negative, which a cosine classifier needs to use the whole sphere.
+    Each stage after the first halves the image. Without `last_relu`, features can be negative; a cosine classifier
+    needs this to use the whole sphere.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
@@ -28,7 +29,7 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Float[Array, "batch features"]:
-        """Features [batch, widths[-1]]: the mean of the last stage over all positions."""
+        """Return features [batch, widths[-1]]: the mean of the last stage over all positions."""
         for i, width in enumerate(self.widths):
             x = _Stage(width, 1 if i == 0 else 2, self.transfer, name=f"stage_{i}")(x, train)
             if self.last_relu or i < len(self.widths) - 1:

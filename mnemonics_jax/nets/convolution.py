@@ -5,14 +5,15 @@ Convolution y = x ∗ k is bilinear, and so are the two maps its reverse mode ne
     x̄ = input_gradient(ȳ, k),    k̄ = kernel_gradient(x, ȳ).
 
 The three maps are the partial transposes of one trilinear form ⟨ȳ, x ∗ k⟩, so the derivatives of each are the other
-two: the custom derivative rules below call each other and nothing else, and a gradient of a gradient is made of the
+two. The custom derivative rules below therefore call only each other, and a gradient of a gradient consists of the
 same three programs. Only reverse mode is defined (`jax.grad`, `jax.vjp`, at any depth), not `jax.jvp`.
 
-XLA's CPU backend has a fast program for a plain forward convolution only; what automatic differentiation of
-`jax.lax.conv_general_dilated` produces (dilations, or the batch as contracted channels) is many times slower, most of
-all inside a loop. The CPU branches are therefore made of plain forward convolutions and one kind of kernel gradient:
-the compiled ones of `native` where they can be had, else XLA's convolutions and matrix products. Every other
-platform takes its vendor's convolution and that convolution's own gradients. The choice is made at lowering.
+XLA's CPU backend has a fast program only for a plain forward convolution. Automatic differentiation of
+`jax.lax.conv_general_dilated` produces dilations, or the batch as contracted channels; these are many times slower,
+above all inside a loop. The CPU branches therefore consist of plain forward convolutions and one kind of kernel
+gradient. They use the compiled programs of `runtime.kernels` if available, otherwise XLA's convolutions and matrix
+products. Every other platform uses its vendor's convolution and that convolution's gradients. JAX chooses the branch
+when it lowers the program.
 """
 
 from functools import partial
@@ -23,14 +24,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from mnemonics_jax import native
+from mnemonics_jax.runtime import kernels
 
-# Intermediate copies of one block of images stay in the cache of a core.
+# With this block size, intermediate copies of one block of images stay in the cache of a core.
 _BLOCK_BYTES = 1 << 20
 
 
 class _Geometry(NamedTuple):
-    """What the array arguments of a map alone do not tell: static, hashable."""
+    """The static part of a convolution's arguments, which its arrays alone do not determine. Hashable."""
 
     height: int
     width: int
@@ -42,16 +43,18 @@ class _Geometry(NamedTuple):
         return self.size // 2
 
     def taps(self, phase: int) -> range:
-        """The kernel positions that touch input positions ≡ phase modulo the stride.
+        """Return the kernel positions that touch input positions ≡ phase modulo the stride.
 
-        Output j reads input stride·j + tap − pad, so input stride·i + phase meets output j for the taps with
-        tap ≡ phase + pad, and j = i + (phase + pad − tap) / stride.
+        Output j reads input stride·j + tap − pad. Input stride·i + phase therefore meets output j for the taps with tap
+        ≡ phase + pad, and j = i + (phase + pad − tap) / stride.
         """
         return range((phase + self.pad) % self.stride, self.size, self.stride)
 
 
 def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c o"], stride: int = 1) -> Float[Array, "n h2 w2 o"]:
-    """Cross-correlation y[n,i,j,o] = Σ_{a,b,c} x[n, s·i+a−p, s·j+b−p, c] · kernel[a,b,c,o], p = k // 2, zeros outside.
+    """Return the cross-correlation of `x` with `kernel`, with zeros outside of the image.
+
+    y[n,i,j,o] = Σ_{a,b,c} x[n, s·i+a−p, s·j+b−p, c] · kernel[a,b,c,o] with p = k // 2.
 
     Args:
         x: images or feature maps, any floating dtype.
@@ -147,7 +150,10 @@ def _cpu_forward(geometry: _Geometry, x: Array, kernel: Array) -> Array:
 
 
 def _cpu_input_gradient(geometry: _Geometry, y_bar: Array, kernel: Array) -> Array:
-    """One forward convolution of ȳ per phase of the input positions, interleaved: no multiplication by a known zero."""
+    """Return x̄: one forward convolution of ȳ for each phase of the input positions, interleaved.
+
+    This way no product with a known zero is computed.
+    """
     stride = geometry.stride
     mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
 
@@ -162,9 +168,9 @@ def _cpu_input_gradient(geometry: _Geometry, y_bar: Array, kernel: Array) -> Arr
 
 
 def _cpu_kernel_gradient(geometry: _Geometry, x: Array, y_bar: Array) -> Array:
-    if native.supports(x):
-        return native.kernel_gradient(x, y_bar, geometry.size, geometry.pad, geometry.stride)
-    # The sum over blocks of images, each with its shifted copies in cache.
+    if kernels.supports(x):
+        return kernels.kernel_gradient(x, y_bar, geometry.size, geometry.pad, geometry.stride)
+    # Sum over blocks of images, so that the shifted copies of one block stay in cache.
     n = x.shape[0]
     block = _block_length(n, max(x[0].nbytes, y_bar[0].nbytes) * geometry.size)
     if block == n:
@@ -179,10 +185,11 @@ def _cpu_kernel_gradient(geometry: _Geometry, x: Array, y_bar: Array) -> Array:
 
 
 def _shifted_products(geometry: _Geometry, x: Array, y_bar: Array) -> Array:
-    """Column shifts of x joined along channels against row shifts of ȳ: one matrix product per phase of the rows.
+    """Multiply column shifts of x with row shifts of ȳ: one matrix product per phase of the rows.
 
-    Splitting the k² shifts between the two sides copies each array k times rather than one of them k² times, and the
-    product [k·c, pixels] · [pixels, k·o] has a better shape than k² products of [c, pixels] · [pixels, o].
+    The column shifts are joined along channels. If the k² shifts are split between the two sides, each array is copied
+    k times instead of one array k² times. The product [k·c, pixels] · [pixels, k·o] also has a better shape than k²
+    products of [c, pixels] · [pixels, o].
     """
     size, stride, pad = geometry.size, geometry.stride, geometry.pad
     _, rows, columns, o = y_bar.shape
@@ -199,14 +206,17 @@ def _shifted_products(geometry: _Geometry, x: Array, y_bar: Array) -> Array:
 
 
 def _block_length(images: int, bytes_per_image: int) -> int:
-    """The most images that divide them all and fill a block; all of them where only far smaller blocks divide them."""
+    """Return how many images form a block: the largest divisor of `images` that fits the cache.
+
+    If that divisor is less than a quarter of what fits, return `images`: one block for all.
+    """
     fitting = max(_BLOCK_BYTES // bytes_per_image, 1)
     block = next(d for d in range(min(fitting, images), 0, -1) if images % d == 0)
     return block if 4 * block >= min(fitting, images) else images
 
 
 def _cpu_correlate(x: Array, kernel: Array, rows: tuple[int, int], columns: tuple[int, int], stride: int) -> Array:
-    correlate = native.correlate if native.supports(x) else _correlate
+    correlate = kernels.correlate if kernels.supports(x) else _correlate
     return correlate(x, kernel, rows, columns, stride)
 
 
@@ -216,27 +226,30 @@ def _correlate(x: Array, kernel: Array, rows: tuple[int, int], columns: tuple[in
 
 
 def _mirror(taps: range, size: int) -> slice:
-    """The slice of a mirrored axis that holds `taps`, in mirrored order."""
+    """Return the slice of a mirrored axis that holds `taps`, in mirrored order."""
     return slice(size - 1 - taps[-1], size - taps[0], taps.step)
 
 
 def _phase_padding(geometry: _Geometry, phase: int) -> tuple[int, int]:
-    """Padding of ȳ for which correlating with the mirrored taps of a phase gives that phase of x̄, as long as ȳ."""
+    """Return the padding of ȳ for one phase of x̄.
+
+    With it, the correlation of ȳ with the phase's mirrored taps gives that phase of x̄, and is as long as ȳ.
+    """
     taps = geometry.taps(phase)
     before = len(taps) - 1 - (phase + geometry.pad - taps[0]) // geometry.stride
     return before, len(taps) - 1 - before
 
 
 def _shift(x: Array, axis: int, start: int, length: int, stride: int) -> Array:
-    """x[start + stride·i] along `axis` for i < length, zero where that lies outside (start may be negative)."""
+    """Return x[start + stride·i] along `axis` for i < length, with zeros outside of x. `start` may be negative."""
     padding = [(0, 0, 0)] * x.ndim
     padding[axis] = (-start, start + stride * (length - 1) + 1 - x.shape[axis], 0)
     return lax.slice_in_dim(lax.pad(x, jnp.zeros((), x.dtype), padding), 0, None, stride, axis)
 
 
 def _contract_pixels(left: Float[Array, "n h w p"], right: Float[Array, "n h w q"]) -> Float[Array, "p q"]:
-    """Σ_{n,h,w} left · right, summed in at least float32: it is too long a sum for 16 bits."""
-    # One flat contracted axis: over three axes XLA first transposes both sides, at several times the product's cost.
+    """Return Σ_{n,h,w} left · right, summed in at least float32: the sum is too long for 16 bits."""
+    # Contract one flat axis. With three axes XLA first transposes both sides, which costs several times the product.
     return lax.dot_general(
         left.reshape(-1, left.shape[3]),
         right.reshape(-1, right.shape[3]),

@@ -1,4 +1,4 @@
-"""Classifier heads: linear, and cosine as in LUCIR (Hou et al., CVPR 2019); and the mask of unseen classes."""
+"""Classifier heads: linear, and cosine as in LUCIR (Hou et al., CVPR 2019); and the mask of unseen classes' logits."""
 
 import flax.linen as nn
 import jax
@@ -11,13 +11,16 @@ _UNSEEN = -1e9
 
 
 def _uniform(key: Array, shape: tuple[int, int]) -> Array:
-    """Uniform in ±1/√features for a kernel [features, classes]."""
+    """Draw a kernel [features, classes], uniform in ±1/√features."""
     bound = shape[0] ** -0.5
     return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
 
 class LinearHead(nn.Module):
-    """logits = f·W + b. At first kernel W [features, classes] is uniform in ±1/√features and bias b [classes] zero."""
+    """A linear head: logits = f·W + b.
+
+    The kernel W [features, classes] starts uniform in ±1/√features, the bias b [classes] at zero.
+    """
 
     num_classes: int
 
@@ -25,7 +28,7 @@ class LinearHead(nn.Module):
     def __call__(
         self, features: Float[Array, "batch features"]
     ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch classes"]]:
-        """(logits, scores); here both are the same."""
+        """Return (logits, scores); for this head both are the same."""
         kernel = self.param("kernel", _uniform, (features.shape[-1], self.num_classes))
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
         logits = features @ kernel.astype(features.dtype) + bias.astype(features.dtype)
@@ -33,7 +36,10 @@ class LinearHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """logits = σ·cos(f, w_c), w_c the columns of the kernel [features, classes]: at first in ±1/√features, σ 1."""
+    """A cosine head: logits = σ·cos(f, w_c), where w_c are the columns of the kernel [features, classes].
+
+    The kernel starts uniform in ±1/√features, σ at 1.
+    """
 
     num_classes: int
 
@@ -41,7 +47,7 @@ class CosineHead(nn.Module):
     def __call__(
         self, features: Float[Array, "batch features"]
     ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch classes"]]:
-        """(logits, scores) with scores the cosines in [−1, 1] and logits = σ·scores."""
+        """Return (logits, scores): scores are the cosines in [−1, 1], logits are σ·scores."""
         kernel = self.param("kernel", _uniform, (features.shape[-1], self.num_classes))
         sigma = self.param("sigma", nn.initializers.ones, ())
         scores = normalize(features, axis=-1) @ normalize(kernel.astype(features.dtype), axis=0)
@@ -49,13 +55,13 @@ class CosineHead(nn.Module):
 
 
 def normalize(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
-    """x / ‖x‖₂ along `axis`, in the dtype of `x`.
+    """Return x / ‖x‖₂ along `axis`, in the dtype of `x`.
 
     A vector shorter than 1e-6 has no usable direction: it becomes zero, and so do its derivatives of every order.
     """
     squared = jnp.sum(jnp.square(x), axis, keepdims=True, dtype=jnp.promote_types(x.dtype, jnp.float32))
     directed = squared > _TINY_SQUARED_NORM
-    # The inner `where` keeps rsqrt away from zero: its infinite derivative times the outer zero would be NaN.
+    # The inner `where` keeps rsqrt away from zero, where its infinite derivative times the outer zero would be NaN.
     scale = jnp.where(directed, lax.rsqrt(jnp.where(directed, squared, 1.0)), 0.0)
     return x * scale.astype(x.dtype)
 
@@ -63,9 +69,10 @@ def normalize(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
 def mask_logits(
     logits: Float[Array, "*batch classes"], seen: Bool[Array, " classes"]
 ) -> Float[Array, "*batch classes"]:
-    """Logits with those of unseen classes at −1e9 (half the lowest value where the dtype ends before that).
+    """Return the logits with those of unseen classes set to −1e9.
 
-    The value is finite, so that differences of two masked logits are not NaN; unseen logits get no gradient.
+    If the dtype cannot hold −1e9, half of its lowest value is used. The value is finite, so that differences of two
+    masked logits are not NaN. Unseen logits get no gradient.
     """
     floor = max(_UNSEEN, float(jnp.finfo(logits.dtype).min) / 2)
     return jnp.where(seen, logits, jnp.asarray(floor, logits.dtype))

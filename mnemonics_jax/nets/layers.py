@@ -1,4 +1,4 @@
-"""The two layers every backbone is made of: convolution without bias, and batch normalisation."""
+"""The two layers of every backbone: convolution without bias, and batch normalisation."""
 
 import flax.linen as nn
 import jax
@@ -14,14 +14,15 @@ _EPSILON = 1e-5
 _KEPT = 0.9
 
 HE_NORMAL_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-"""Normal with variance 2 / (k²·features) (He et al. 2015), the initialisation of CIFAR ResNets."""
+"""Normal with variance 2 / (k²·features) (He et al. 2015), the usual initialisation of CIFAR ResNets."""
 
 
 class Conv(nn.Module):
-    """`convolve` with a learned float32 kernel [k, k, in, features], without bias; computes in its input's dtype.
+    """`convolve` with a learned kernel [k, k, in, features], without bias.
 
-    With `transfer`, also a learned scale [in, features] of each filter, one at first, and a shift [features] of each
-    output channel, zero at first: what weight transfer learns in place of the kernel (`nets.transfer`).
+    The kernel is float32; the layer computes in the dtype of its input. With `transfer` it also has what weight
+    transfer learns instead of the kernel (`nets.transfer`): a scale [in, features] of each filter, which starts at one,
+    and a shift [features] of each output channel, which starts at zero.
     """
 
     features: int
@@ -31,7 +32,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 o"]:
-        """Feature maps of ⌈h/stride⌉ × ⌈w/stride⌉."""
+        """Return feature maps of ⌈h/stride⌉ × ⌈w/stride⌉."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", HE_NORMAL_FAN_OUT, shape)
         if not self.transfer:
@@ -44,12 +45,12 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last: batch statistics in training, running ones in inference.
 
-    Running statistics decay by 0.9 for each training batch; ε = 1e-5. The variance is the biased one throughout.
+    Running statistics decay by 0.9 with each training batch, and ε = 1e-5. The variance is always the biased one.
     """
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"], train: bool) -> Float[Array, "*batch c"]:
-        """Normalised, scaled and shifted `x`, in its dtype."""
+        """Return `x` normalised, scaled and shifted, in its dtype."""
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
@@ -66,13 +67,15 @@ class BatchNorm(nn.Module):
 
 @jax.custom_vjp
 def normalise(
-    x: Float[Array, "*batch c"], scale: Float[Array, "c"], bias: Float[Array, "c"]
-) -> tuple[Float[Array, "*batch c"], Float[Array, "c"], Float[Array, "c"]]:
-    """y = scale · x̂ + bias with x̂ = (x − μ) / √(σ² + ε), and μ and σ² over all axes but the last, at least in float32.
+    x: Float[Array, "*batch c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
+) -> tuple[Float[Array, "*batch c"], Float[Array, " c"], Float[Array, " c"]]:
+    """Return y = scale · x̂ + bias with x̂ = (x − μ) / √(σ² + ε), and the statistics μ and σ².
 
-    The statistics are for the running averages: no gradient flows through them. That of y is written out, because it
-    needs two passes over x and ȳ (the sums Σȳ and Σȳx̂, then x̄), where automatic differentiation takes about twice
-    the time; it can itself be differentiated.
+    The statistics are taken over all axes but the last, in at least float32. They are for the running averages; no
+    gradient flows through them.
+
+    The gradient of y is written by hand. It needs two passes over x and ȳ (the sums Σȳ and Σȳx̂, then x̄), about half
+    the time of automatic differentiation. It can itself be differentiated.
     """
     return _normalise(x, scale, bias)[0]
 
@@ -81,7 +84,7 @@ def _normalise(x: Array, scale: Array, bias: Array) -> tuple[tuple[Array, Array,
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
     mean = wide.mean(axes)
-    # Both sums in one pass over x; rounding must not make a constant channel's variance negative.
+    # Compute both sums in one pass over x. For a constant channel, rounding could make the variance negative.
     var = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0)
     y = (wide - mean) * (scale * lax.rsqrt(var + _EPSILON)) + bias
     return (y.astype(x.dtype), mean, var), (x, scale, mean, var)

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016) as class-incremental learning uses them, for CIFAR-sized images and ImageNet."""
+"""Residual networks (He et al. 2016) for CIFAR-sized images and ImageNet, as used in class-incremental learning."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -7,7 +7,7 @@ from mnemonics_jax.nets.layers import BatchNorm, Conv
 
 
 class _Stem(nn.Module):
-    """A 3×3 convolution at full resolution; `large`, a 7×7 one and a 3×3 maximum, each halving the image."""
+    """A 3×3 convolution at full resolution. If `large`: a 7×7 convolution and a 3×3 maximum, each halving the image."""
 
     width: int
     large: bool
@@ -21,7 +21,7 @@ class _Stem(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two 3×3 convolutions beside the identity, or beside a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions with a shortcut: the identity, or a 1×1 convolution if the shape changes."""
 
     width: int
     stride: int
@@ -55,12 +55,11 @@ class _Stage(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem and stages of basic blocks, each stage after the first halving the image; then the mean over positions.
+    """A stem and stages of basic blocks; at the end, the mean over all positions.
 
-    Five blocks in each of three stages make ResNet-32 (2·3·5 convolutions, the stem and the classifier; section 4.2);
-    two in each of four stages, with a `large_stem`, ResNet-18 for ImageNet (2·4·2 convolutions and the same two).
-    Without `last_relu` the last block ends in the sum, so that features can be negative, as LUCIR's cosine classifier
-    wants.
+    Each stage after the first halves the image. ResNet-32 has three stages of five blocks (2·3·5 convolutions, the stem
+    and the classifier; section 4.2). ResNet-18 for ImageNet has four stages of two blocks and a `large_stem`. Without
+    `last_relu` the last block ends in the sum, so that features can be negative, as LUCIR's cosine classifier needs.
     """
 
     blocks_per_stage: int = 5
@@ -71,7 +70,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Float[Array, "batch features"]:
-        """Features [batch, widths[-1]]."""
+        """Return features [batch, widths[-1]]."""
         x = _Stem(self.widths[0], self.large_stem, self.transfer, name="stem")(x, train)
         for i, width in enumerate(self.widths):
             relu = self.last_relu or i < len(self.widths) - 1

@@ -1,0 +1,1 @@
+"""The configuration of a run: its schema, presets, and settings by name."""

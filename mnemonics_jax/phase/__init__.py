@@ -1,0 +1,1 @@
+"""One phase of class-incremental learning: model level, exemplar level, evaluation."""

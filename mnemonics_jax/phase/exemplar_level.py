@@ -1,0 +1,173 @@
+"""The exemplar level of a phase: choose real images, learn from them, adjust the old ones, and fit Θ_i^E to all."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from mnemonics_jax.exemplars import memory as memories
+from mnemonics_jax.exemplars.inner import InnerProblem, Models, draw_batches, fit_exemplar_model
+from mnemonics_jax.exemplars.learning import LearningLoop, LearningStart
+from mnemonics_jax.exemplars.problems import BilevelProblem, group_problems, half_problems, new_problem, select, update
+from mnemonics_jax.nets.classifier import Variables
+from mnemonics_jax.phase.callbacks import Callbacks
+from mnemonics_jax.phase.chunk_loop import run_chunks
+from mnemonics_jax.phase.evaluation import embed
+from mnemonics_jax.phase.setup import Setup
+from mnemonics_jax.phase.state import PhaseState, ResumePoint, Stage
+from mnemonics_jax.runtime import lockstep
+from mnemonics_jax.runtime.errors import NumbersError
+from mnemonics_jax.runtime.finite import all_finite
+from mnemonics_jax.runtime.random_streams import Use, generator, phase_streams, stream_key
+
+
+def choose_exemplars(setup: Setup, state: PhaseState, callbacks: Callbacks) -> PhaseState:
+    """Return the state with its memory cut to the budget and real images of the new classes in it.
+
+    The event `chosen` has the indices of these images, since exemplar learning replaces them.
+    """
+    stream, strategy, phase = setup.stream, setup.config.exemplars, int(state.phase)
+    budget = strategy.budget(stream.seen(phase))
+    memory = memories.shrink(state.memory, budget)
+    fresh = stream.train_indices(phase)
+    labels = stream.train_labels[fresh]
+    features = np.zeros((len(fresh), 0), np.float32)
+    if strategy.needs_features:
+        # With the memory behind the images, as everywhere: one program gathers them all.
+        store = setup.samples(memory, fresh).store
+        features = embed(setup.net, setup.augmentation, state.variables, store, fresh).features
+    groups = [np.flatnonzero(labels == c) for c in stream.new_classes(phase)]
+    rng = generator(state.key, phase, Use.CHOOSE)
+    room = int(stream.dataset.train_counts().max())
+    picks = strategy.choose([features[group] for group in groups], budget, room, rng)
+    chosen = [fresh[group[pick]] for group, pick in zip(groups, picks, strict=True)]
+    callbacks.event("chosen", phase, images=[index.tolist() for index in chosen])
+    images = {c: stream.dataset.train_images[i] for c, i in zip(stream.new_classes(phase), chosen, strict=True)}
+    return state._replace(memory=memories.add_classes(memory, images))
+
+
+class _Part(NamedTuple):
+    """One bilevel problem of a phase: its stage, its number in that stage, and the samples of its outer loss."""
+
+    stage: Stage
+    part: int
+    problem: BilevelProblem
+    outer: Int[np.ndarray, " sample"]
+
+
+def improve_exemplars(setup: Setup, point: ResumePoint, callbacks: Callbacks) -> PhaseState:
+    """Return the state with the new exemplars learned and the old ones adjusted, where the exemplar kind does so.
+
+    Problems that were finished before the resume point are left out.
+
+    Raises:
+        NumbersError: when an outer loss or a meta-gradient is not finite.
+    """
+    state = point.state
+    if not setup.config.exemplars.learns:
+        return state
+    for part in _parts(setup, state):
+        place = (part.stage, part.part)
+        if place < (point.stage, point.part):
+            continue
+        begin = point if place == (point.stage, point.part) else ResumePoint(state, part.stage, part=part.part)
+        state = learn_exemplars(setup, begin, part.problem, part.outer, callbacks)
+    return state
+
+
+def _parts(setup: Setup, state: PhaseState) -> Iterator[_Part]:
+    """Yield the bilevel problems of a phase in their order; none of them depends on any pixel."""
+    strategy, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
+    new = stream.new_classes(phase)
+    labels = setup.sample_labels(state.memory)
+    slots = setup.first_slot + state.memory.slots()
+    data = np.concatenate([stream.train_indices(phase), slots[labels[slots] < new.start]])
+    if setup.group_classes is not None:
+        for i, problem in enumerate(group_problems(strategy, state.memory, new, setup.group_classes)):
+            yield _Part(Stage.EXEMPLARS, i, problem, data[problem.seen[labels[data]]])
+        return
+    yield _Part(Stage.EXEMPLARS, 0, new_problem(strategy, state.memory, new), data)
+    if strategy.adjust:
+        halves = half_problems(strategy, state.memory, range(new.start))
+        for stage, (problem, other) in zip((Stage.ADJUSTING_A, Stage.ADJUSTING_B), halves, strict=False):
+            yield _Part(stage, 0, problem, setup.first_slot + np.flatnonzero(other))
+
+
+def learn_exemplars(
+    setup: Setup,
+    point: ResumePoint,
+    problem: BilevelProblem,
+    outer: Int[np.ndarray, " sample"],
+    callbacks: Callbacks,
+) -> PhaseState:
+    """Return the state with the exemplars of one bilevel problem learned.
+
+    An event of the stage's name has the outer loss before and after; a warning tells when it did not fall.
+
+    Args:
+        setup: what the phases share.
+        point: the resume point to start from.
+        problem: the bilevel problem.
+        outer: indices of the samples of its outer loss.
+        callbacks: receives progress, events and resume points.
+
+    Raises:
+        NumbersError: when an outer loss or a meta-gradient is not finite.
+    """
+    state, title, phase = point.state, point.stage.title, int(point.state.phase)
+    loop = learning_loop(setup, point, problem, outer)
+    try:
+        before = loop.probe(loop.start.memory, state.log_rates)
+        learned = loop.finish(run_chunks(loop, point, callbacks))
+        after = loop.probe(learned.memory, learned.log_rates)
+    except NumbersError as error:
+        raise NumbersError(f"{title}: {error}", error.advice) from error
+    callbacks.event(title, phase, outer_loss_before=before, outer_loss_after=after, **learned.summary)
+    if problem.steps and not after < before:
+        callbacks.warn(
+            f"phase {phase}, {title}: learning did not lower the outer loss ({before:.4f} before, {after:.4f} after): "
+            "try another --exemplars.inner-init, more --exemplars.outer-steps or a smaller "
+            "--exemplars.outer-learning-rate"
+        )
+    # Adjusting has no real data, so the inner step sizes stay those of the stage before it.
+    log_rates = learned.log_rates if point.stage is Stage.EXEMPLARS else state.log_rates
+    return state._replace(memory=update(state.memory, problem, learned.memory), log_rates=log_rates)
+
+
+def learning_loop(
+    setup: Setup, point: ResumePoint, problem: BilevelProblem, outer: Int[np.ndarray, " sample"]
+) -> LearningLoop:
+    """Return the outer loop of a bilevel problem, for `run_chunks`."""
+    state = point.state
+    # A later group of classes is learned beside what the groups before it have learned.
+    start = LearningStart(models_of(state), select(state.memory, problem), state.log_rates)
+    index = point.stage - Stage.EXEMPLARS + point.part
+    samples, streams = setup.samples(state.memory, outer), phase_streams(state.key, int(state.phase), index)
+    return LearningLoop(setup.inner_program, point.stage.title, problem, start, samples, streams)
+
+
+def models_of(state: PhaseState) -> Models:
+    """Return the models that an inner loop of the phase can start from."""
+    return Models(state.variables, state.previous, frozen=np.asarray(state.phase > 0))
+
+
+def fit_to_exemplars(setup: Setup, state: PhaseState) -> Variables:
+    """Return Θ_i^E: Θ_i fitted to the memory by the inner loop.
+
+    Raises:
+        NumbersError: when a parameter of it is not finite.
+    """
+    strategy, phase = setup.config.exemplars, int(state.phase)
+    images = state.memory.images.reshape(-1, *state.memory.images.shape[2:])
+    streams = phase_streams(state.key, phase)
+    problem = InnerProblem(models_of(state), state.memory.labels(), setup.stream.masks(phase).seen)
+    rates: Float[np.ndarray, " steps"] = np.exp(state.log_rates)
+    batches = draw_batches(strategy, state.memory.used, streams(Use.FIT))
+    args = (setup.inner_program, problem, images, rates, batches, stream_key(state.key, phase, Use.FIT))
+    fitted = jax.tree.map(np.asarray, lockstep.vmapped_call(fit_exemplar_model, *args))
+    if not all_finite(fitted):
+        what = f"fitting the exemplars: the model is not finite after inner step {strategy.unroll_length}"
+        raise NumbersError(what, "try a smaller --exemplars.inner-learning-rate")
+    return fitted

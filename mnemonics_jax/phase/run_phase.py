@@ -1,0 +1,37 @@
+"""One phase of class-incremental learning as a function: `PhaseState` in, `PhaseState` out."""
+
+import numpy as np
+
+from mnemonics_jax.phase.callbacks import SILENT, Callbacks
+from mnemonics_jax.phase.evaluation import evaluate_phase
+from mnemonics_jax.phase.exemplar_level import choose_exemplars, fit_to_exemplars, improve_exemplars
+from mnemonics_jax.phase.model_level import train_model
+from mnemonics_jax.phase.setup import Setup
+from mnemonics_jax.phase.state import PhaseState, ResumePoint, Stage
+
+
+def run_phase(setup: Setup, point: PhaseState | ResumePoint, callbacks: Callbacks = SILENT) -> PhaseState:
+    """Train Θ_i, make the new classes' exemplars, fit Θ_i^E to all exemplars, and evaluate both models.
+
+    Args:
+        setup: what the phases of the run share.
+        point: the state after the previous phase, or a resume point inside the phase, as `callbacks.checkpoint`
+            received it; the result is the same, bit for bit.
+        callbacks: receives progress, events and resume points.
+
+    Returns:
+        The state to start the next phase from.
+
+    Raises:
+        NumbersError: when a loss, a gradient or a model is not finite; it names stage and step.
+    """
+    point = point if isinstance(point, ResumePoint) else ResumePoint(point)
+    uses_memory = setup.config.method.uses_memory
+    if point.stage is Stage.TRAINING:
+        state = train_model(setup, point, callbacks)
+        if uses_memory:
+            state = choose_exemplars(setup, state, callbacks)
+        point = ResumePoint(state, Stage.EXEMPLARS)
+    state = improve_exemplars(setup, point, callbacks) if uses_memory else point.state
+    state = evaluate_phase(setup, state, fit_to_exemplars(setup, state) if uses_memory else None)
+    return state._replace(phase=np.asarray(state.phase + 1, np.int32))

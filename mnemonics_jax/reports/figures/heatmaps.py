@@ -1,0 +1,101 @@
+"""Figures of matrices: accuracy of each class group after each phase, and confusion matrices."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+
+from mnemonics_jax.reports.figures.style import WIDTH, label, new_figure, save, title
+
+_READABLE = 11
+"""Most rows of a matrix whose numbers are written into its cells."""
+_NAMED = 20
+"""Most classes that a confusion matrix names."""
+
+
+class Confusion(NamedTuple):
+    """Counts of test images by true class (row) and predicted class (column), both as positions in the class order.
+
+    `names` are the class names in that order. `sizes` is the number of classes of each phase.
+    """
+
+    counts: Int[np.ndarray, "classes classes"]
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+
+def group_accuracy(runs: Mapping[str, Float[np.ndarray, "phases groups"]], path: Path) -> None:
+    """Draw the phase × class-group matrix of each run: accuracy (%) on the classes of one phase, after each phase.
+
+    Down a column, one sees how a group is forgotten. NaN, for groups still to come, stays blank. The title gives the
+    fall of the first group's accuracy from the first phase to the last.
+    """
+    figure, axes = _row_of_squares(len(runs))
+    for place, (name, matrix) in zip(axes, runs.items(), strict=True):
+        image = place.imshow(matrix, cmap="cividis", vmin=0, vmax=100, aspect="equal")
+        heading = f"{title(name)}\nforgetting {matrix[0, 0] - matrix[-1, 0]:.1f} points"
+        place.set_title(heading, fontsize=10)
+        place.set(xlabel="class group, by arrival", ylabel="after phase")
+        for axis in (place.xaxis, place.yaxis):
+            axis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, nbins=8))
+        if len(matrix) <= _READABLE:
+            size = max(4.0, min(9.0, 42 / len(matrix) * (3 / max(len(runs), 2)) ** 0.5))
+            for (row, column), value in np.ndenumerate(matrix):
+                if np.isfinite(value):
+                    colour = "black" if value > 55 else "white"
+                    place.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=size)
+    figure.colorbar(image, ax=axes, fraction=0.05).set_label("accuracy (%)")
+    save(figure, path)
+
+
+def confusion_matrices(runs: Mapping[str, Confusion], path: Path) -> None:
+    """Draw the confusion matrix of each run, in percent of each true class, with lines where phases begin.
+
+    Classes are in class order. The colour scale follows the square root, because the interesting confusions are a few
+    percent.
+    """
+    figure, axes = _row_of_squares(len(runs))
+    scale = mpl.colors.PowerNorm(0.5, 0, 100)
+    for place, (name, run) in zip(axes, runs.items(), strict=True):
+        shares = 100 * run.counts / np.maximum(run.counts.sum(axis=1, keepdims=True), 1)
+        image = place.imshow(shares, cmap="cividis", norm=scale, interpolation="nearest")
+        for edge in np.cumsum(run.sizes)[:-1] - 0.5:
+            place.axhline(edge, color="white", lw=0.7)
+            place.axvline(edge, color="white", lw=0.7)
+        place.set_title(title(name), fontsize=10)
+        place.set(xlabel="predicted", ylabel="true, by arrival")
+        _name_classes(place, run.names)
+    if len({run.names for run in runs.values()}) == 1:
+        for place in axes:
+            if not place.get_subplotspec().is_first_col():
+                place.set_yticklabels([])
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, ticks=[0, 1, 5, 10, 25, 50, 100])
+    bar.set_label("of a class's images (%)")
+    save(figure, path)
+
+
+def _row_of_squares(number: int) -> tuple[mpl.figure.Figure, list[Axes]]:
+    """Return a figure and `number` square axes, three in a row."""
+    columns = min(number, 3)
+    rows = -(-number // columns)
+    side = {1: 4.6, 2: 3.5}.get(columns, WIDTH / 3)
+    figure = new_figure(min(WIDTH, columns * side + 1.2), rows * side + 0.7, squares=True)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in grid[number:]:
+        unused.remove()
+    return figure, grid[:number]
+
+
+def _name_classes(axes: Axes, names: tuple[str, ...]) -> None:
+    if len(names) > _NAMED:
+        return
+    shown = [label(name, 10) for name in names]
+    size = 8 if len(names) <= 10 else 6
+    axes.set_yticks(range(len(names)), shown, fontsize=size)
+    # Longer names do not fit below the columns.
+    short = max(map(len, shown)) <= 2
+    axes.set_xticks(range(len(names)), shown if short else [""] * len(names), fontsize=size)

@@ -1,0 +1,227 @@
+"""The sections of report.html with figures. Each function writes its figures to files and returns its HTML."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from mnemonics_jax.reports import figures
+from mnemonics_jax.reports.figure_data import FigureData
+from mnemonics_jax.reports.finished_runs import FinishedRun, number
+from mnemonics_jax.reports.html import details, note, paragraph, picture, table
+from mnemonics_jax.reports.statistics import Arm
+from mnemonics_jax.runs.export import folder_name
+
+_ABREAST = 3
+"""Most arms side by side in a figure."""
+
+
+class Side(NamedTuple):
+    """An arm, its run for figures of a single run, and the figure data of that run.
+
+    If the figure data could not be loaded, `data` is None and `problem` says why.
+    """
+
+    arm: Arm
+    run: FinishedRun
+    data: FigureData | None
+    problem: str
+
+    @property
+    def seed(self) -> int:
+        """The seed of the shown run."""
+        return self.run.summary["seed"]
+
+
+Tick = Callable[[int], None]
+Make = Callable[[Sequence[Side], Path, Tick], list[str]]
+
+
+def forgetting(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+    """Draw heat maps of the phase × class-group matrix, means over class orders, one figure for each method."""
+    parts = [paragraph("Down a column: the accuracy on the classes of one phase, after that phase and each later one.")]
+    for method, group in _by_method(sides):
+        path = _file(out, "forgetting", method)
+        figures.group_accuracy({side.arm.label: _mean_matrix(side.arm) for side in group}, path)
+        alt = f"Heat maps for {method}: accuracy of each class group after each phase"
+        parts.append(picture(path, alt, f"{method}: means over class orders."))
+    tick(1)
+    return parts
+
+
+def confusions(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+    """Draw confusion matrices after the last phase, one figure for each method."""
+    parts = []
+    for method, group in _by_method(sides):
+        found = {side.arm.label: side.data.confusion for side in group if side.data}
+        if found:
+            path = _file(out, "confusion", method)
+            figures.confusion_matrices(found, path)
+            alt = f"Confusion matrices for {method}, classes in order of arrival, with lines where phases begin"
+            parts.append(picture(path, alt, f"{method}, seed {group[0].seed}, after the last phase."))
+    tick(1)
+    return [*parts, *_problems(sides)]
+
+
+def exemplars(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+    """Draw exemplars by kind side by side, and learned exemplars beside the images they started from."""
+    parts = []
+    for method, group in _by_method(sides):
+        shown = [side for side in group if side.data and side.data.exemplars is not None and _drawable(side)]
+        for row, (abreast, names) in enumerate(_abreast(shown, lambda side: side.data.exemplar_classes)):
+            path = _file(out, "exemplars", method, row)
+            figures.exemplar_kinds({str(s.arm.exemplars): s.data.exemplars for s in abreast}, names, path)
+            alt = f"Exemplars of {len(names)} classes for {method}, one block of images for each exemplar kind"
+            parts.append(picture(path, alt, f"{method}, seed {abreast[0].seed}: exemplars after the last phase."))
+        for side in shown:
+            starts, learned = side.data.starts, side.data.exemplars
+            if starts is None or not (_unit(starts) != _unit(learned)).any():
+                continue
+            path = _file(out, "learned", side.arm.label)
+            scale = figures.exemplar_comparison(starts, learned, side.data.exemplar_classes, path)
+            alt = f"Exemplars of {side.arm.label}: the real images they started from, as learned, and the difference"
+            caption = f"{side.arm.label}, seed {side.seed}: before and after; the difference is multiplied by {scale}."
+            parts.append(picture(path, alt, caption))
+    tick(1)
+    lacking = [f"{side.arm.label}: {text}." for side in sides if side.data for text in side.data.missing]
+    without = [side.arm.label for side in sides if side.arm.exemplars is None]
+    notes = [note(text) for text in lacking]
+    if without:
+        notes.append(note(f"Not shown, because they have no exemplars: {', '.join(without)}."))
+    return [*parts, *notes, *_problems(sides)]
+
+
+def features(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+    """Draw t-SNE of features with exemplars marked: an early phase above the last, exemplar kinds side by side."""
+    parts = []
+    for method, group in _by_method(sides):
+        shown = [side for side in group if side.data and side.arm.exemplars]
+        for row, (abreast, names) in enumerate(_abreast(shown, lambda side: side.data.embedded_classes)):
+            columns = [_clouds(side, tick) for side in abreast]
+            # If an early phase is missing, its place stays empty, so that the last phases are side by side.
+            rows = max(map(len, columns))
+            columns = [[None] * (rows - len(column)) + column for column in columns]
+            path = _file(out, "tsne", method, row)
+            figures.tsne_panel(list(zip(*columns, strict=True)), names, path)
+            alt = f"Points in the plane for {method}: images of each class, and exemplars among them"
+            parts.append(picture(path, alt, f"{method}, seed {abreast[0].seed}."))
+    tick(1)
+    lead = paragraph(
+        "t-SNE of unit features: training images light, exemplars dark and edged. Each plane is fitted by itself, so "
+        "which points are neighbours can be compared between planes; places and distances cannot."
+    )
+    return [*([lead] if parts else []), *parts, *_problems(sides)]
+
+
+def learning(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+    """Draw the outer loss of exemplar learning, and list what learning changed in each phase."""
+    logged = {side.arm.label: side.run.outer_losses() for side in sides}
+    logged = {label: lines for label, lines in logged.items() if lines}
+    parts = []
+    if logged:
+        path = out / "outer_loss.png"
+        figures.outer_loss_curves(logged, path)
+        alt = "Lines of the outer loss against outer steps, one for each phase"
+        parts.append(
+            picture(path, alt, "Outer loss on the drawn batches, mean over each compiled chunk of outer steps.")
+        )
+    rows = [
+        [side.arm.label, str(event.get("phase")), name, *(f"{number(event, key):.4g}" for key in _LEARNED)]
+        for side in sides
+        for name in ("exemplars", "adjusting")
+        for event in side.run.named(name)
+    ]
+    if rows:
+        columns = ["arm", "phase", "stage", *_LEARNED.values()]
+        caption = "Outer loss on a fixed set of batches; pixel change in units of the pixel range"
+        parts.append(details("What learning did, phase by phase", table(columns, rows, caption, words=3)))
+    tick(1)
+    return parts or [note("No run of this report has logged exemplar learning.")]
+
+
+def training(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+    """Draw training loss and accuracy, one figure for each method."""
+    parts = []
+    for method, group in _by_method(sides):
+        logged = {side.arm.label: side.run.training() for side in group}
+        logged = {label: run for label, run in logged.items() if run}
+        if logged:
+            path = _file(out, "training", method)
+            figures.training_curves(logged, path)
+            alt = f"Lines of training loss and training accuracy by epoch for {method}"
+            parts.append(picture(path, alt, f"{method}, seed {group[0].seed}."))
+    tick(1)
+    return parts or [note("No run of this report has a metrics.jsonl that can be read.")]
+
+
+_LEARNED = {
+    "outer_loss_before": "outer loss before",
+    "outer_loss_after": "after",
+    "pixel_change": "pixel change",
+    "gradient_norm": "gradient norm",
+}
+SECTIONS: dict[str, Make] = {
+    "Forgetting by class group": forgetting,
+    "Confusions": confusions,
+    "Exemplars": exemplars,
+    "Features": features,
+    "Exemplar learning": learning,
+    "Training": training,
+}
+
+
+def _by_method(sides: Sequence[Side]) -> Iterator[tuple[str, list[Side]]]:
+    """Yield each method with its sides. Arms are sorted by method already."""
+    for method, group in groupby(sides, key=lambda side: side.arm.method):
+        yield method, list(group)
+
+
+def _abreast(
+    sides: Sequence[Side], classes: Callable[[Side], tuple[str, ...]]
+) -> Iterator[tuple[Sequence[Side], tuple[str, ...]]]:
+    """Yield the sides of each figure and the classes it shows.
+
+    A figure holds as many sides as fit, all with the same classes.
+    """
+    for names in dict.fromkeys(map(classes, sides)):
+        alike = [side for side in sides if classes(side) == names]
+        for start in range(0, len(alike), _ABREAST):
+            yield alike[start : start + _ABREAST], names
+
+
+def _file(out: Path, figure: str, name: str, number: int = 0) -> Path:
+    return out / f"{figure}-{folder_name(name)[:100]}{f'-{number}' if number else ''}.png"
+
+
+def _problems(sides: Sequence[Side]) -> list[str]:
+    return [note(f"Left out: {side.problem}") for side in sides if side.problem]
+
+
+def _mean_matrix(arm: Arm) -> Float[np.ndarray, "phases groups"]:
+    matrices = [
+        np.array([[np.nan if value is None else value for value in row] for row in run["accuracy_matrix"]], np.float64)
+        for run in arm.runs
+    ]
+    return np.mean([matrix for matrix in matrices if matrix.shape == matrices[0].shape], axis=0)
+
+
+def _drawable(side: Side) -> bool:
+    return side.data.exemplars.shape[1] > 0 and side.data.exemplars.shape[-1] <= 3
+
+
+def _unit(images: np.ndarray) -> np.ndarray:
+    return images / np.float32(255) if images.dtype == np.uint8 else images
+
+
+def _clouds(side: Side, tick: Tick) -> list[figures.Cloud]:
+    clouds = []
+    for shot in side.data.snapshots:
+        plane = figures.tsne(np.concatenate([shot.data, shot.exemplars]))
+        title = f"{side.arm.exemplars}, after phase {shot.phase}"
+        images = len(shot.data)
+        clouds.append(figures.Cloud(title, plane[:images], shot.data_labels, plane[images:], shot.exemplar_labels))
+        tick(1)
+    return clouds

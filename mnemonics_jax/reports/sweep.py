@@ -1,0 +1,176 @@
+"""Reports of a sweep: JSON, CSV and Markdown, and a plot of each result against the first swept setting."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # Draw without a display.
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from mnemonics_jax.reports.statistics import mean_and_error
+from mnemonics_jax.runs.summary import Summary
+from mnemonics_jax.runtime.files import read_json, write_atomically, write_json
+from mnemonics_jax.sweeps.jobs import FAILURE
+from mnemonics_jax.sweeps.sweep import MEMORY_FILE, Settings, Sweep
+
+Row = dict[str, Any]
+
+FIGURES = ("average_accuracy", "average_accuracy_exemplar_model", "forgetting", "seconds")
+"""Keys of a point's row that hold means over class orders, each with `_mean` and `_sem`."""
+
+_COLUMNS = {
+    "average Θ (%)": "average_accuracy",
+    "average Θᴱ (%)": "average_accuracy_exemplar_model",
+    "forgetting (points)": "forgetting",
+    "gain Θ over herding": "gain",
+    "gain Θᴱ over herding": "gain_exemplar_model",
+    "seconds (fastest order)": "seconds_least",
+    "outer step (MB)": "outer_step_megabytes",
+}
+
+
+def write_sweep(sweep: Sweep, out: Path) -> str:
+    """Write sweep.json, sweep.csv, sweep.md and sweep.png into `out`; return the Markdown."""
+    rows = sweep_rows(sweep, out)
+    write_json(out / "sweep.json", {"sweep": vars(sweep), "points": rows})
+    flat = [_flat(row) for row in rows]
+    with (out / "sweep.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(flat[0]))
+        writer.writeheader()
+        writer.writerows(flat)
+    text = _markdown(sweep, rows)
+    write_atomically(out / "sweep.md", text)
+    _plot(sweep, rows, out / "sweep.png")
+    return text
+
+
+def _flat(row: Row) -> Row:
+    """Return a row of the CSV: settings and means, without the single runs."""
+    plain = {key: value for key, value in row.items() if not isinstance(value, dict | list)}
+    return {**row["settings"], "seeds": len(row["seeds"]), **plain, "failures": len(row["failures"])}
+
+
+def _markdown(sweep: Sweep, rows: list[Row]) -> str:
+    fixed = " ".join(f"{name}={text}" for name, text in sweep.fixed.items())
+    lines = [
+        f"# {sweep.preset}, {sweep.method or 'its method'}, {sweep.seeds} class orders{f', {fixed}' if fixed else ''}",
+        "",
+        "Mean ± standard error over class orders; gains are paired by class order, in points. Seconds are those of a "
+        "whole run, including its base model even if another run has trained that. They are those of the fastest class "
+        "order, because the first one may have to compile. The outer step's memory is the temporary memory of its "
+        "compiled program.",
+        "",
+    ]
+    shown = {head: key for head, key in _COLUMNS.items() if sweep.herding or not key.startswith("gain")}
+    heads = [*(name.split(".")[-1] for name in sweep.axes), "orders", *shown]
+    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(sweep.axes) + "---:|" * (len(shown) + 1)]
+    for row in rows:
+        values = [*row["settings"].values(), str(len(row["seeds"])), *(_text(row, key) for key in shown.values())]
+        lines.append("| " + " | ".join(values) + " |")
+    failed = [
+        f"- {' '.join(f'{k}={v}' for k, v in row['settings'].items())}, seed {seed}: {message.splitlines()[-1]}"
+        for row in rows
+        for seed, message in row["failures"].items()
+    ]
+    if failed:
+        lines += ["", "Failed (run the same command again to retry them):", "", *failed]
+    return "\n".join(lines) + "\n"
+
+
+def _value(row: Row, key: str) -> tuple[float | None, float | None]:
+    """Return a result and its standard error, None where there is none."""
+    if key == "outer_step_megabytes":
+        return (row["outer_step_bytes"] and row["outer_step_bytes"] / 1e6), None
+    return (row[f"{key}_mean"], row[f"{key}_sem"]) if f"{key}_mean" in row else (row[key], None)
+
+
+def _text(row: Row, key: str) -> str:
+    value, error = _value(row, key)
+    if value is None:
+        return ""
+    sign = "+" if key.startswith("gain") else ""
+    return f"{value:{sign}.2f}" + (f" ± {error:.2f}" if error is not None else "")
+
+
+def _plot(sweep: Sweep, rows: list[Row], path: Path) -> None:
+    """Draw one panel for each result, with a line for each combination of the other swept settings."""
+    shown = {head: key for head, key in _COLUMNS.items() if sweep.herding or not key.startswith("gain")}
+    first, *others = sweep.axes
+    values = sweep.axes[first]
+    numbers = [_number(value) for value in values]
+    numeric = all(number is not None for number in numbers)
+    places = dict(zip(values, numbers if numeric else range(len(values)), strict=True))
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        lines.setdefault(", ".join(row["settings"][name] for name in others), []).append(row)
+    columns = -(-len(shown) // 2)
+    figure, panels = plt.subplots(2, columns, figsize=(4 * columns, 7), layout="constrained")
+    for axes, (head, key) in zip(panels.flat, shown.items(), strict=False):
+        for name, points in lines.items():
+            found = [(places[row["settings"][first]], *_value(row, key)) for row in points]
+            found = sorted((x, y, error or 0.0) for x, y, error in found if y is not None)
+            if found:
+                x, y, error = np.asarray(found).T
+                axes.errorbar(x, y, error, marker="o", ms=4, capsize=2, label=name)
+        axes.set(xlabel=first, ylabel=head)
+        if numeric:
+            axes.set_xticks([number for number in numbers if number is not None], values)
+        else:
+            axes.set_xticks(range(len(values)), values, rotation=30, ha="right")
+        axes.grid(alpha=0.3)
+        if key in ("seconds_least", "outer_step_megabytes"):
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+    for axes in panels.flat[len(shown) :]:
+        axes.set_axis_off()
+    if others:
+        panels.flat[0].legend(title=", ".join(name.split(".")[-1] for name in others), fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def sweep_rows(sweep: Sweep, out: Path) -> list[dict[str, Any]]:
+    """Return a row for each point: its settings, means over its finished runs, and the messages of failed runs."""
+    return [_row(sweep, point, out) for point in sweep.points()]
+
+
+def _row(sweep: Sweep, point: Settings, out: Path) -> dict[str, Any]:
+    folders = {seed: out / sweep.job(point, "mnemonics", seed).name for seed in range(sweep.seeds)}
+    runs = _summaries(folders)
+    row: dict[str, Any] = {"settings": point, "seeds": sorted(runs)}
+    for key in FIGURES:
+        row[key] = {seed: _figure(summary, key) for seed, summary in runs.items()}
+        row[f"{key}_mean"], row[f"{key}_sem"] = mean_and_error([v for v in row[key].values() if v is not None])
+    row["seconds_least"] = min(row["seconds"].values(), default=None)
+    memories = [read_json(folder / MEMORY_FILE) for folder in folders.values() if (folder / MEMORY_FILE).exists()]
+    row["outer_step_bytes"] = memories[0]["temporary_bytes"] if memories else None
+    herded = {}
+    if sweep.herding:
+        herded = _summaries({seed: out / sweep.job(point, "herding", seed).name for seed in folders})
+    for suffix, key in (("", "average_accuracy"), ("_exemplar_model", "average_accuracy_exemplar_model")):
+        gains = [runs[seed][key] - herded[seed][key] for seed in sorted(runs.keys() & herded.keys())]
+        row[f"gain{suffix}_mean"], row[f"gain{suffix}_sem"] = mean_and_error(gains)
+    row["failures"] = {
+        seed: read_json(folder / FAILURE)["message"] for seed, folder in folders.items() if (folder / FAILURE).exists()
+    }
+    return row
+
+
+def _summaries(folders: dict[int, Path]) -> dict[int, Summary]:
+    return {seed: read_json(f / "summary.json") for seed, f in folders.items() if (f / "summary.json").exists()}
+
+
+def _figure(summary: Summary, key: str) -> float | None:
+    """Return one result of a run. Its seconds include the base model, even if another run has trained that."""
+    shared = summary["shared_first_phase"] if key == "seconds" else None
+    return summary[key] + shared["seconds"] if shared else summary[key]

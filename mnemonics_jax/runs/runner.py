@@ -1,0 +1,201 @@
+"""A whole run in a folder: the loop over phases, its files, its checkpoints, and how it resumes."""
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mnemonics_jax import data
+from mnemonics_jax.config.config import Config, flatten
+from mnemonics_jax.phase.evaluation import accuracies
+from mnemonics_jax.phase.run_phase import run_phase
+from mnemonics_jax.phase.setup import Setup, make_setup
+from mnemonics_jax.phase.state import PhaseState, ResumePoint, initial_state
+from mnemonics_jax.runs.base_model_cache import BaseModelCache
+from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder, SaveConfig
+from mnemonics_jax.runs.checkpoint_schedule import CheckpointSchedule
+from mnemonics_jax.runs.folder import claim_folder
+from mnemonics_jax.runs.metrics_log import MetricsLog, NullLog
+from mnemonics_jax.runs.preemption import on_sigterm
+from mnemonics_jax.runs.summary import summarise
+from mnemonics_jax.runtime import lockstep
+from mnemonics_jax.runtime.distributed import broadcast_from_primary, is_primary, require_agreement
+from mnemonics_jax.runtime.errors import NumbersError, UserError
+from mnemonics_jax.runtime.files import cannot_write, locked, read_json, write_json
+from mnemonics_jax.runtime.progress import Display
+from mnemonics_jax.runtime.settings import check_ranges
+
+
+class _RunCallbacks:
+    """The callbacks of a run: progress to the display, events to the log, resume points to the checkpoint schedule."""
+
+    def __init__(self, display: Display, metrics_log: MetricsLog | NullLog, schedule: CheckpointSchedule) -> None:
+        self.stage, self.advance, self.warn = display.stage, display.advance, display.warn
+        self.checkpoint, self._metrics_log = schedule.offer, metrics_log
+
+    def event(self, name: str, phase: int, **values: Any) -> None:
+        """Write an event to the metrics log."""
+        self._metrics_log.write({"event": name, "phase": phase, **values})
+
+
+def run_in_folder(
+    config: Config,
+    out: Path,
+    display: Display,
+    save: SaveConfig | None = None,
+    *,
+    base_models: Path | None = None,
+    load: data.Load = data.load,
+) -> dict[str, Any]:
+    """Run `config` in the folder `out`, from its last checkpoint if there is one, and return the summary.
+
+    SIGTERM saves the run and ends the process (`on_sigterm`).
+
+    Args:
+        config: the configuration of the run.
+        out: the folder of the run.
+        display: shows progress and warnings.
+        save: how often to save inside a phase.
+        base_models: a folder of base models that runs share (`BaseModelCache`); a run of several processes ignores it.
+        load: loads the data set.
+
+    Raises:
+        UserError: before any training, for settings that cannot work; when a file cannot be written.
+        NumbersError: when a loss or gradient is not finite.
+    """
+    save = save or SaveConfig()
+    with ExitStack() as resources:
+        setup = _common_setup(config, out, save, resources, load)
+        if (summary := finished(out, display)) is not None:
+            return summary
+        if setup.group_classes is not None:
+            display.say(f"exemplars are learned in groups of {setup.group_classes} classes (--exemplars.group-classes)")
+        checkpoints = resources.enter_context(CheckpointFolder(out / "checkpoints", writes=is_primary()))
+        start = _starting_checkpoint(setup, checkpoints, display)
+        if start.resume_point.done or start.resume_point.state.phase:
+            display.say(f"going on {start.resume_point.describe()} of {out}")
+        cache = None
+        if base_models and jax.process_count() == 1:
+            cache = BaseModelCache(base_models, setup, display.warn)
+            start = _from_base_model(cache, start, display)
+        metrics_log = MetricsLog(out, start.events) if is_primary() else NullLog()
+        schedule = CheckpointSchedule(save, checkpoints, metrics_log, start, cache)
+
+        with on_sigterm(partial(_leave, schedule, display)):
+            try:
+                state = _phases(setup, start.resume_point, schedule, metrics_log, display)
+            except KeyboardInterrupt:
+                schedule.save_last()
+                raise
+            finally:
+                metrics_log.close()
+            checkpoints.wait()
+        if is_primary():
+            with cannot_write(out / "summary.json"):
+                write_json(out / "summary.json", summarise(setup, state, metrics_log.events))
+        require_agreement({})
+        return read_json(out / "summary.json")
+
+
+def _leave(schedule: CheckpointSchedule, display: Display) -> str:
+    """Save the last point of a run and return the message that it ends with."""
+    display.stop()
+    path = schedule.save_last()
+    return f"stopped by SIGTERM; the same command goes on from {path.name if path else 'the start'}"
+
+
+def _common_setup(config: Config, out: Path, save: SaveConfig, resources: ExitStack, load: data.Load) -> Setup:
+    """Return the run's setup, once all processes have the same configuration and the primary has locked the folder."""
+    problem, setup = "", None
+    try:
+        check_ranges(save, "save.")
+        setup = make_setup(config, load)
+        if is_primary():
+            resources.enter_context(locked(out))
+            claim_folder(out, config)
+    except UserError as error:
+        problem = str(error)
+    require_agreement(flatten(config.to_dict()), problem)
+    return setup
+
+
+def _starting_checkpoint(setup: Setup, checkpoints: CheckpointFolder, display: Display) -> Checkpoint:
+    """Return, in every process, the newest checkpoint that is good for the primary, or the start of the run."""
+    state = initial_state(setup)
+    checkpoint, problem = None, ""
+    try:
+        if is_primary():
+            checkpoint = checkpoints.latest(setup, state, display.warn)
+    except UserError as error:
+        problem = str(error)
+    require_agreement({}, problem)
+    name = broadcast_from_primary(checkpoint.resume_point.name if checkpoint else "")
+    if not name:
+        return Checkpoint(ResumePoint(state), [], 0.0, 0)
+    try:
+        checkpoint = checkpoint or checkpoints.named(name, setup, state)
+    except UserError as error:
+        problem = str(error)
+    require_agreement({}, problem)
+    return checkpoint
+
+
+def _from_base_model(cache: BaseModelCache, start: Checkpoint, display: Display) -> Checkpoint:
+    """Return the checkpoint of a shared Θ_0, or `start` when that is past the first step or there is no Θ_0."""
+    resume_point = start.resume_point
+    if resume_point.done or resume_point.state.phase or (shared := cache.load(resume_point.state)) is None:
+        return start
+    display.say(f"phase 0 is trained already, by a run that starts the same ({cache.name})")
+    return shared
+
+
+def finished(out: Path, display: Display) -> dict[str, Any] | None:
+    """Return the summary of the run in `out`, or None when it is not finished or the summary is damaged."""
+    path = out / "summary.json"
+    try:
+        summary = read_json(path) if path.exists() else None
+    except UserError:
+        display.warn(f"{path} is damaged; it is written again from the last checkpoint")
+        return None
+    if summary:
+        display.say(f"{out} is finished; this is its summary")
+    return summary
+
+
+def _phases(
+    setup: Setup,
+    resume_point: ResumePoint,
+    schedule: CheckpointSchedule,
+    metrics_log: MetricsLog,
+    display: Display,
+) -> PhaseState:
+    """Run the phases from `resume_point` on, and return the state after the last one."""
+    callbacks = _RunCallbacks(display, metrics_log, schedule)
+    for phase in range(int(resume_point.state.phase), setup.stream.num_phases):
+        lockstep.enter_phase(phase)
+        try:
+            state = run_phase(setup, resume_point, callbacks)
+        except NumbersError as error:
+            last = schedule.save_last()
+            where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+            raise NumbersError(f"phase {phase}: {error}; {where}; {error.advice}", error.advice) from error
+        event = {"event": "phase", "phase": phase, **_phase_results(setup, state, phase), **schedule.facts()}
+        metrics_log.write(event)
+        schedule.phase_done(state)
+        display.phase_done(event)
+        resume_point = ResumePoint(state)
+    return resume_point.state
+
+
+def _phase_results(setup: Setup, state: PhaseState, phase: int) -> dict[str, Any]:
+    """Return the values of the event of a finished phase; accuracies are percentages."""
+    stream = setup.stream
+    groups = stream.phase_of_class()
+    results = {"seen_classes": stream.seen(phase), "memory_bytes": state.memory.num_bytes}
+    counts = {"accuracy": state.num_correct, "accuracy_exemplar_model": state.num_correct_exemplar_model}
+    for name, num_correct in counts.items():
+        if num_correct[phase, 0] >= 0:
+            results[name] = float(accuracies(num_correct[: phase + 1], stream.test_labels, groups).overall[phase])
+    return results

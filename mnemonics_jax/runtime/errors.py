@@ -1,0 +1,83 @@
+"""The exceptions that end a run: a mistake by the user, or a number that is not finite."""
+
+import difflib
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+
+class UserError(Exception):
+    """A mistake that the user can correct. The message names the offending value and the way out.
+
+    The command line prints the message without a traceback and exits with status 2.
+    """
+
+
+class NumbersError(Exception):
+    """A loss or gradient that is not finite. The message names stage and step; the run adds phase and checkpoint.
+
+    `advice` says which setting to change.
+    """
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice
+
+    def __reduce__(self) -> tuple:
+        # By default pickle would pass only the message, and exceptions travel between processes by pickle.
+        return NumbersError, (str(self), self.advice)
+
+
+class NotFinite(NamedTuple):
+    """The words of a `NumbersError`: what is not finite, what a step is called, and what to change."""
+
+    what: str
+    step: str
+    advice: str
+
+    def at(self, step: int, total: int) -> NumbersError:
+        """Return the error for step number `step`, counted from 1, of `total`."""
+        return NumbersError(f"{self.what} is not finite at {self.step} {step} of {total}", self.advice)
+
+
+class RunsFailedError(Exception):
+    """An error after several runs of which some failed. The message names those."""
+
+
+def check_new(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise `UserError` when `name` is among the `known` names of a `what`, such as "a method"."""
+    if name in known:
+        raise UserError(f"there is {what} {name!r} already: give yours another name")
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
+    """Return the error for a `name` that is not among the `known` names of a `what`; it suggests similar names."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    return UserError(f"unknown {what} {name!r}: {hint}known are {', '.join(known)}")
+
+
+@contextmanager
+def exit_status(name: str) -> Iterator[None]:
+    """Turn an exception of the program `name` into one line on stderr and an exit status.
+
+    The status is 2 for `UserError`, 3 for `NumbersError` and `RunsFailedError`, and 130 for Ctrl-C.
+    """
+    # We turn errors of Orbax into our own; absl would print each with its traceback first.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    try:
+        yield
+    except UserError as error:
+        _fail(name, str(error), 2)
+    except (NumbersError, RunsFailedError) as error:
+        _fail(name, str(error), 3)
+    except KeyboardInterrupt:
+        _fail(name, "interrupted; the same command goes on from the last checkpoint", 130)
+
+
+def _fail(name: str, message: str, status: int) -> None:
+    print(f"{name}: {message}", file=sys.stderr)
+    sys.exit(status)

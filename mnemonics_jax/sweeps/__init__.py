@@ -1,0 +1,1 @@
+"""Many runs: comparisons, sweeps, several seeds in one program, and Ray."""

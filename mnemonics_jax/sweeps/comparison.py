@@ -1,0 +1,56 @@
+"""Many runs side by side: every method with every exemplar kind on the same class orders."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+from mnemonics_jax.config.config import Config
+from mnemonics_jax.methods import METHODS
+from mnemonics_jax.runs.checkpoint import SaveConfig
+from mnemonics_jax.runs.summary import Summary
+from mnemonics_jax.runtime.errors import UserError
+from mnemonics_jax.runtime.progress import Display
+from mnemonics_jax.sweeps.jobs import Job, run_jobs
+
+Arm = tuple[str, str]
+"""A method and an exemplar kind, by name."""
+
+
+def compare(
+    arms: Mapping[Arm, Config],
+    seeds: int,
+    out: Path,
+    display: Display,
+    save: SaveConfig | None = None,
+    *,
+    vmap_seeds: bool = False,
+) -> list[Summary]:
+    """Run every arm for seeds 0 .. seeds-1, each run in its own folder in `out`, and return the summaries.
+
+    Finished runs are not run again. A method without memory is run once for each seed, whatever the kinds. Runs that
+    would train the same base model share it, and a failed run does not stop the others (`run_jobs`).
+
+    Args:
+        arms: the configuration of each arm.
+        seeds: number of class orders.
+        out: the folder of the comparison.
+        display: shows progress and warnings.
+        save: how often to save inside a phase.
+        vmap_seeds: whether to run the seeds of an arm at once, as one vmapped program.
+
+    Raises:
+        UserError: before any training, for settings that cannot work.
+        RunsFailedError: at the end, when a run has failed.
+    """
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds}: give at least 1")
+    found: dict[str, Config] = {}
+    for (method, kind), config in arms.items():
+        found.setdefault(f"{method}-{kind}" if METHODS[method].uses_memory else method, config)
+    # Seeds outermost: an interrupted comparison has every arm on the same class orders.
+    jobs = [
+        Job(f"{name}-seed{seed}", dataclasses.replace(found[name], seed=seed))
+        for seed, name in itertools.product(range(seeds), found)
+    ]
+    return run_jobs(jobs, out, display, save, vmap_seeds=vmap_seeds).complete(out)

@@ -1,0 +1,135 @@
+"""Jobs on a Ray cluster. Ray Tune schedules them, retries failed ones, and resumes interrupted ones."""
+
+import hashlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+from annotated_types import Ge, Gt
+
+from mnemonics_jax import data
+from mnemonics_jax.runs.checkpoint import SaveConfig
+from mnemonics_jax.runs.runner import finished
+from mnemonics_jax.runtime.compile_cache import use_persistent_cache
+from mnemonics_jax.runtime.errors import UserError
+from mnemonics_jax.runtime.files import read_json
+from mnemonics_jax.runtime.progress import Display
+from mnemonics_jax.runtime.settings import check_ranges
+from mnemonics_jax.sweeps.jobs import FAILURE, After, Job, Outcome, check, record_failure, run_job
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """The resources of each run on Ray, and the number of retries."""
+
+    gpus_per_point: Annotated[float, Ge(0)] = 0.0
+    """GPUs for each run, with --executor ray; with a fraction, several runs share a GPU."""
+    cpus_per_point: Annotated[float, Gt(0)] = 1.0
+    """CPU cores for each run, with --executor ray."""
+    max_failures: Annotated[int, Ge(0)] = 3
+    """How often Ray restarts a run that failed or lost its worker. The run resumes from its checkpoint."""
+
+
+def run_jobs_on_ray(
+    jobs: Sequence[Job],
+    out: Path,
+    display: Display,
+    save: SaveConfig | None = None,
+    after: After | None = None,
+    config: RayConfig | None = None,
+) -> Outcome:
+    """Run jobs as `run_jobs` does, but on a Ray cluster: the one at RAY_ADDRESS, or a local one.
+
+    As many jobs run at the same time as the cluster has room for. Every machine needs this package and access to `out`,
+    where the jobs' checkpoints are. Ray's state is in out/ray: a call with the same jobs restores it, and Ray starts
+    the unfinished and failed jobs.
+
+    Raises:
+        UserError: before any training, for a job that cannot work, and when Ray is not installed.
+    """
+    config = config or RayConfig()
+    check_ranges(config)
+    try:
+        import ray
+        from ray import tune
+    except ImportError as error:
+        raise UserError(f'--executor ray needs Ray ({error}): pip install "mnemonics-jax[ray]"') from error
+    # This process only checks and waits; it leaves the memory of the GPUs to the workers.
+    jax.config.update("jax_platforms", "cpu")
+    check(jobs, out, save or SaveConfig(), data.load)
+    out, place = out.absolute(), Path.cwd()
+    named = {job.name: job for job in jobs}
+
+    def point(chosen: dict[str, Any]) -> None:
+        """Run one job in a worker process of Ray."""
+        _enter(place, config.gpus_per_point)
+        with Display() as shown:
+            shown.begin(chosen["job"])
+            summary = run_job(named[chosen["job"]], out, shown, save, after)
+        tune.report({key: summary[key] for key in ("average_accuracy", "forgetting", "seconds")})
+
+    if not ray.is_initialized():
+        _start_ray(ray.init)
+    # Failures are reported at the end, and are in the runs' folders.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    trainable = tune.with_resources(point, {"cpu": config.cpus_per_point, "gpu": config.gpus_per_point})
+    state = out / "ray" / _name(jobs)
+    if tune.Tuner.can_restore(str(state)):
+        tuner = tune.Tuner.restore(str(state), trainable, resume_unfinished=True, restart_errored=True)
+    else:
+        failures = tune.FailureConfig(max_failures=config.max_failures)
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"job": tune.grid_search(list(named))},
+            run_config=tune.RunConfig(
+                name=state.name, storage_path=str(state.parent), failure_config=failures, verbose=0
+            ),
+        )
+    results = tuner.fit()
+    return _outcome(named, out, {result.config["job"]: result.error for result in results}, display)
+
+
+def _start_ray(init: Callable[..., Any]) -> None:
+    """Connect to the cluster at RAY_ADDRESS, or start a local one, by `ray.init`."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with warnings.catch_warnings():
+        # JAX warns of forks, but these start other programs at once.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        init(**({} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}))
+
+
+def _enter(place: Path, gpus: float) -> None:
+    """Set up a worker process: the caller's working directory `place`, and a limit on its share of a GPU's memory."""
+    if place.is_dir():
+        os.chdir(place)
+    if 0 < gpus < 1:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * gpus:.2f}")
+    use_persistent_cache()
+
+
+def _outcome(named: dict[str, Job], out: Path, errors: dict[str, Exception | None], display: Display) -> Outcome:
+    outcome = Outcome()
+    for name in named:
+        error, summary = errors.get(name), finished(out / name, Display(quiet=True))
+        if error is None and summary is not None:
+            outcome.summaries[name] = summary
+            continue
+        error = error or UserError(f"Ray counts it as finished, but it is not: remove {out / 'ray'} to start it again")
+        # When a worker is lost, only Ray has a record of it.
+        if not (out / name / FAILURE).exists():
+            record_failure(out / name, error, "", None)
+        outcome.failures[name] = read_json(out / name / FAILURE)["message"]
+    outcome.warn_of_failures(display)
+    return outcome
+
+
+def _name(jobs: Sequence[Job]) -> str:
+    """Return a name for Ray's state that is unique to these jobs."""
+    text = json.dumps([[job.name, job.config.to_dict()] for job in jobs], sort_keys=True)
+    return f"plan-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

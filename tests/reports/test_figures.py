@@ -1,0 +1,221 @@
+"""Figures: what they show, read back from the file or from what was drawn; no label overlaps another."""
+
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from mnemonics_jax.reports import figures
+from mnemonics_jax.reports.figures import curves, embedding, exemplar_grid, heatmaps
+from mnemonics_jax.reports.figures.style import label, title
+from mnemonics_jax.reports.statistics import Arm
+
+RNG = np.random.default_rng(0)
+AWKWARD = ("a$b", "x$^{", "\udcff\x00", "猫", "<script>alert(1)</script> and more", "n01882714", "", "i", "j", "k")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, laid out."""
+    kept = []
+    for module in (curves, embedding, heatmaps, exemplar_grid):
+        save = module.save
+        monkeypatch.setattr(module, "save", lambda figure, path, save=save: (save(figure, path), kept.append(figure)))
+    return kept
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+@pytest.fixture
+def boxes(monkeypatch):
+    """Text and place of every label that is drawn. Axes hold more of them than they draw."""
+    found, draw = {}, Text.draw
+
+    def recording(self, renderer):
+        draw(self, renderer)
+        if self.get_visible() and self.get_text().strip():
+            found[self] = self.get_window_extent(renderer)
+
+    monkeypatch.setattr(Text, "draw", recording)
+    return found
+
+
+def overlapping(boxes):
+    """Pairs of labels whose boxes share more than two pixels each way."""
+    return [
+        (one.get_text(), other.get_text())
+        for (one, a), (other, b) in itertools.combinations(boxes.items(), 2)
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 2 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
+    ]
+
+
+def arm(method, kind, seeds, phases=6):
+    runs = [
+        {"seed": s, "seen_classes": list(range(5, 5 + phases)), "accuracy": list(90 - RNG.random(phases))}
+        for s in seeds
+    ]
+    return Arm(method, kind, tuple(runs))
+
+
+def matrix(phases):
+    return np.where(np.tri(phases, dtype=bool), RNG.uniform(0, 100, (phases, phases)), np.nan)
+
+
+def confusion(names, sizes):
+    return figures.Confusion(RNG.integers(0, 20, (len(names), len(names))), tuple(names), sizes)
+
+
+def cloud(classes, kind):
+    data, exemplars = RNG.normal(size=(60, 2)), RNG.normal(size=(20, 2))
+    return figures.Cloud(kind, data, RNG.integers(0, classes, 60), exemplars, RNG.integers(0, classes, 20))
+
+
+KINDS = ("random", "herding", "mnemonics (unroll_length=5)")
+DRAW = {
+    "accuracy": lambda path: figures.accuracy_curves(
+        [arm(m, k, (0, 1)) for m in ("lwf", "icarl", "bic", "lucir") for k in (*KINDS, "own")], path
+    ),
+    "accuracy of one run": lambda path: figures.accuracy_curves([arm("joint", None, (0,))], path),
+    "groups": lambda path: figures.group_accuracy({f"icarl {kind}": matrix(6) for kind in KINDS}, path),
+    "many groups": lambda path: figures.group_accuracy({f"icarl {kind}": matrix(26) for kind in KINDS}, path),
+    "one run's groups": lambda path: figures.group_accuracy({"finetune": matrix(2)}, path),
+    "confusion": lambda path: figures.confusion_matrices(
+        {f"icarl {kind}": confusion(AWKWARD, (5, 1, 1, 1, 1, 1)) for kind in KINDS}, path
+    ),
+    "confusion of many classes": lambda path: figures.confusion_matrices(
+        {f"icarl {k}": confusion([f"class {i}" for i in range(100)], (50, *[2] * 25)) for k in KINDS}, path
+    ),
+    "confusion of other classes": lambda path: figures.confusion_matrices(
+        {"a": confusion(AWKWARD, (5, 5)), "b": confusion("0123456789", (5, 5)), "c": confusion("012", (1, 1, 1))}, path
+    ),
+    "t-SNE": lambda path: figures.tsne_panel(
+        [[cloud(10, f"{kind}, after phase {p}") for kind in KINDS] for p in (1, 25)], AWKWARD, path
+    ),
+    "t-SNE with a gap": lambda path: figures.tsne_panel(
+        [[None, cloud(4, "b")], [cloud(4, "a"), cloud(4, "b")]], "0123", path
+    ),
+    "t-SNE alone": lambda path: figures.tsne_panel([[cloud(10, "herding")]], AWKWARD, path),
+    "kinds": lambda path: figures.exemplar_kinds(
+        {kind: RNG.integers(0, 256, (6, 5, 8, 8, 1), np.uint8) for kind in KINDS}, AWKWARD[:6], path
+    ),
+    "kinds of many exemplar_grid": lambda path: figures.exemplar_kinds(
+        {kind: RNG.random((10, 8, 16, 16, 3), np.float32) for kind in KINDS}, AWKWARD, path
+    ),
+    "one picture": lambda path: figures.exemplar_kinds({"random": np.zeros((1, 1, 32, 32, 3), np.uint8)}, ["a"], path),
+    "change": lambda path: figures.exemplar_comparison(*RNG.random((2, 6, 5, 16, 16, 3)), AWKWARD[:6], path),
+    "training": lambda path: figures.training_curves(
+        {k: figures.Training(np.arange(1.0, 41), RNG.random(40), RNG.random(40), (0.0, 20.0)) for k in KINDS}, path
+    ),
+    "outer loss": lambda path: figures.outer_loss_curves(
+        {
+            f"icarl {k}": [(range(10, 101, 10), list(RNG.uniform(0.1, 2, 10))) for _ in range(26)]
+            for k in (*KINDS, "own")
+        },
+        path,
+    ),
+    "outer loss of one phase": lambda path: figures.outer_loss_curves({"icarl": [([], []), ([10], [0.5])]}, path),
+}
+
+
+@pytest.mark.parametrize("case", DRAW)
+def test_no_label_lies_on_another_and_the_file_fits_a_page(boxes, tmp_path, case):
+    DRAW[case](tmp_path / "figure.png")
+    assert overlapping(boxes) == []
+    height, width = pixels(tmp_path / "figure.png").shape[:2]
+    assert 100 < width < 1300, "8 inches at 150 dpi, and a margin"
+    assert 50 < height < 2000
+
+
+def test_labels_are_drawn_as_they_are():
+    assert label("a$b") == r"a\$b"
+    assert label("\udcff\x00a\nb") == "??a?b"
+    assert label("x" * 30, 10) == "x" * 9 + "…"
+    assert title("icarl mnemonics (unroll_length=5)").splitlines() == ["icarl mnemonics", "(unroll_length=5)"]
+    assert all(len(line) <= 24 for line in title("word " * 40).splitlines())
+
+
+def test_a_heat_map_shows_its_numbers(drawn, tmp_path):
+    values = np.array([[100.0, np.nan], [25.0, 75.0]])
+    figures.group_accuracy({"icarl": values}, tmp_path / "figure.png")
+    axes = drawn[0].axes[0]
+    assert [(text.get_position(), text.get_text()) for text in axes.texts] == [
+        ((0, 0), "100"),
+        ((0, 1), "25"),
+        ((1, 1), "75"),
+    ]
+    assert axes.get_title() == "icarl\nforgetting 75.0 points"
+
+
+def test_a_confusion_matrix_shows_shares_of_the_true_class_and_where_phases_begin(drawn, tmp_path):
+    counts = np.array([[8, 2, 0], [1, 1, 2], [0, 0, 0]])
+    figures.confusion_matrices({"icarl": figures.Confusion(counts, ("a", "b", "c"), (2, 1))}, tmp_path / "figure.png")
+    axes = drawn[0].axes[0]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[80, 20, 0], [25, 25, 50], [0, 0, 0]])
+    horizontal = {line.get_ydata()[0] for line in axes.lines if line.get_ydata()[0] == line.get_ydata()[1]}
+    assert horizontal == {1.5}
+
+
+def test_curves_show_means_and_errors(drawn, tmp_path):
+    runs = [{"seed": s, "seen_classes": [5, 10], "accuracy": [90.0, a]} for s, a in ((0, 40.0), (1, 60.0))]
+    figures.accuracy_curves([Arm("icarl", "herding", tuple(runs))], tmp_path / "figure.png")
+    axes = drawn[0].axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[5, 90], [10, 50]])
+    # The standard error of two values is half their distance: 10 on either side of 50.
+    assert axes.collections[0].get_paths()[0].get_extents().ymin == pytest.approx(40)
+
+
+def test_kinds_without_a_style_of_their_own_are_told_apart(drawn, tmp_path):
+    figures.accuracy_curves(
+        [arm("icarl", kind, (0,)) for kind in ("mnemonics", "herding", "own", "other")], tmp_path / "f.png"
+    )
+    styles = [str(line._unscaled_dash_pattern) for line in drawn[0].axes[0].lines]
+    assert len(set(styles)) == 4
+
+
+def coloured(path):
+    """Pixels of the purple and of the orange end of the difference's colours."""
+    red, green, blue = pixels(path).transpose(2, 0, 1)
+    return ((blue > green + 40) & (blue > red + 10)).sum(), ((red > blue + 40) & (red > green + 10)).sum()
+
+
+def test_a_difference_shows_what_changed_and_by_how_much(tmp_path):
+    start = np.full((2, 3, 8, 8, 1), 128, np.uint8)
+    path = tmp_path / "figure.png"
+    figures.exemplar_comparison(start, start, ("a", "b"), path)
+    assert coloured(path) == (0, 0)
+    brighter, darker = start.copy(), start.copy()
+    brighter[:, :, :4] += 12
+    darker[:, :, :4] -= 12
+    # 12 of 255 is 0.047, and 10 times that is just within half the range.
+    assert figures.exemplar_comparison(start, brighter, ("a", "b"), path) == 10
+    purple, orange = coloured(path)
+    assert purple > 1000
+    assert orange == 0
+    figures.exemplar_comparison(start, darker, ("a", "b"), path)
+    assert coloured(path)[0] == 0
+    assert coloured(path)[1] > 1000
+
+
+def test_bytes_and_floats_are_the_same_pictures(tmp_path):
+    images = RNG.integers(0, 256, (3, 4, 8, 8, 3), np.uint8)
+    figures.exemplar_kinds({"herding": images}, "abc", tmp_path / "bytes.png")
+    figures.exemplar_kinds({"herding": images / np.float32(255)}, "abc", tmp_path / "floats.png")
+    np.testing.assert_array_equal(pixels(tmp_path / "bytes.png"), pixels(tmp_path / "floats.png"))
+
+
+def test_tsne_keeps_neighbours_together_whatever_the_features_lengths():
+    centres = np.eye(3, 16) * 5
+    labels = np.repeat(np.arange(3), 30)
+    features = (centres[labels] + RNG.normal(size=(90, 16)) * 0.3) * RNG.uniform(0.01, 100, (90, 1))
+    plane = figures.tsne(features)
+    distances = np.linalg.norm(plane[:, None] - plane, axis=-1) + np.diag(np.full(90, np.inf))
+    assert (labels[distances.argmin(axis=1)] == labels).mean() > 0.97
+    np.testing.assert_array_equal(plane, figures.tsne(features))
+    assert figures.tsne(features[:2]).shape == (2, 2)
+    with pytest.raises(ValueError, match="1 sample: give at least 2"):
+        figures.tsne(features[:1])

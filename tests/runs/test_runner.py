@@ -1,0 +1,236 @@
+"""A whole run: its files, its way back after an interruption, and that it says so when numbers go wrong."""
+
+import dataclasses
+import json
+import re
+import signal
+import struct
+
+import jax
+import numpy as np
+import pytest
+from helpers import assert_same_arrays, child_process, events, latest, without
+from tensorboardX.proto import event_pb2
+
+from mnemonics_jax.phase import exemplar_level, model_level
+from mnemonics_jax.runs.metrics_log import MetricsLog
+from mnemonics_jax.runs.runner import run_in_folder
+from mnemonics_jax.runtime.errors import NumbersError, UserError
+from mnemonics_jax.runtime.finite import all_finite
+from mnemonics_jax.runtime.progress import Display
+
+SUMMARY_KEYS = {
+    "dataset",
+    "method",
+    "exemplars",
+    "phases",
+    "seed",
+    "accuracy",
+    "average_accuracy",
+    "last_accuracy",
+    "forgetting",
+    "accuracy_matrix",
+    "accuracy_exemplar_model",
+    "memory_bytes",
+    "compilations",
+    "seconds",
+    "backend",
+}
+
+# A process that kills itself when phase `last` is in the metrics, but before its checkpoint is on disk.
+KILLED = """
+import os, signal
+from mnemonics_jax.runs.checkpoint import CheckpointFolder
+from mnemonics_jax.runtime.progress import Display
+from mnemonics_jax.runs.runner import run_in_folder
+out, last = words
+save = CheckpointFolder.save
+def save_or_die(self, saved):
+    if int(saved.resume_point.state.phase) - 1 == int(last):
+        self.wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, saved)
+CheckpointFolder.save = save_or_die
+from pathlib import Path
+run_in_folder(argument, Path(out), Display())
+"""
+
+
+def final_state(config, out):
+    """The state after the last phase, which is the start of a phase that there is none of."""
+    point = latest(config, out).resume_point
+    assert point.name == "0006-0-begin"
+    return point.state
+
+
+def tensorboard_scalars(out):
+    """Every (tag, step, value), read from the record framing: length, its checksum, the event, its checksum."""
+    found = []
+    for path in sorted((out / "tensorboard").iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            at += 16 + length
+    return found
+
+
+@pytest.fixture(scope="module")
+def config(tiny):
+    return tiny.config("icarl", "mnemonics", train={"epochs": 2})
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """An uninterrupted run: its folder and its summary."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return out, run_in_folder(config, out, Display())
+
+
+def test_a_run_writes_its_files(config, whole):
+    out, summary = whole
+    assert {path.name for path in out.iterdir()} == {
+        "config.json",
+        "lock",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "summary.json",
+    }
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert json.loads((out / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
+    assert {event["event"] for event in events(out)} == {"train", "chosen", "outer", "exemplars", "phase"}
+
+
+def test_the_summary_has_the_documented_keys_and_adds_up(whole):
+    summary = whole[1]
+    assert set(summary) >= SUMMARY_KEYS
+    named = [summary[key] for key in ("dataset", "method", "exemplars", "phases", "seed")]
+    assert named == ["digits", "icarl", "mnemonics", 5, 0]
+    assert len(summary["accuracy"]) == len(summary["accuracy_exemplar_model"]) == 6
+    assert all(0 <= value <= 100 for value in summary["accuracy"])
+    assert summary["average_accuracy"] == pytest.approx(np.mean(summary["accuracy"]))
+    assert summary["last_accuracy"] == summary["accuracy"][-1]
+    matrix = summary["accuracy_matrix"]
+    assert [sum(value is not None for value in row) for row in matrix] == [1, 2, 3, 4, 5, 6]
+    assert summary["forgetting"] == pytest.approx(matrix[0][0] - matrix[-1][0])
+    assert summary["memory_bytes"] == 10 * 4 * 8 * 8
+    assert summary["memory_dtype"] == "uint8"
+    assert summary["accuracy"][0] == pytest.approx(matrix[0][0])
+
+
+def test_tensorboard_shows_the_same_numbers(whole):
+    out, summary = whole
+    shown = {(tag, step): value for tag, step, value in tensorboard_scalars(out)}
+    for phase, value in enumerate(summary["accuracy"]):
+        assert shown["phase/accuracy", phase] == pytest.approx(value, rel=1e-6)
+    losses = [event for event in events(out) if event["event"] == "train"]
+    assert losses
+    for event in losses:
+        assert shown[f"train/phase_{event['phase']}/loss", event["step"]] == pytest.approx(event["loss"], rel=1e-6)
+
+
+def test_a_finished_run_returns_its_summary_at_once(config, whole, monkeypatch):
+    monkeypatch.setattr("mnemonics_jax.runs.runner.run_phase", None)
+    assert run_in_folder(config, whole[0], Display()) == whole[1]
+
+
+def test_an_interrupted_run_ends_like_the_uninterrupted_one(config, whole, tmp_path, interrupt):
+    interrupt(config, tmp_path, phase=3, name="exemplars")
+    assert not (tmp_path / "summary.json").exists()
+    resumed = run_in_folder(config, tmp_path, Display())
+    assert without(resumed) == without(whole[1])
+    assert_same_arrays(final_state(config, tmp_path), final_state(config, whole[0]))
+    assert [without(e) for e in events(tmp_path)] == [without(e) for e in events(whole[0])]
+
+
+def test_a_killed_run_ends_like_the_uninterrupted_one(config, whole, tmp_path):
+    def child(out, last):
+        with child_process(KILLED, config, tmp_path / "config.pickle", out, last) as process:
+            said = process.communicate()[1]
+        return process.returncode, said
+
+    out = tmp_path / "run"
+    assert child(out, 2)[0] == -signal.SIGKILL
+    assert [e["phase"] for e in events(out) if e["event"] == "phase"] == [0, 1, 2]
+    status, said = child(out, -1)
+    assert status == 0, said
+    assert "going on after phase 1" in said
+    summary = json.loads((out / "summary.json").read_text())
+    assert without(summary) == without(whole[1])
+    assert_same_arrays(final_state(config, out), final_state(config, whole[0]))
+    assert [e["phase"] for e in events(out) if e["event"] == "phase"] == [0, 1, 2, 3, 4, 5]
+    assert [e["phase"] for e in events(out) if e["event"] == "exemplars"] == [0, 1, 2, 3, 4, 5]
+    assert child(tmp_path / "straight", -1)[0] == 0
+    straight = json.loads((tmp_path / "straight" / "summary.json").read_text())
+    assert summary | {"seconds": 0} == straight | {"seconds": 0}
+
+
+def test_another_configuration_is_refused_with_what_differs(tiny, whole):
+    other = tiny.config("icarl", "mnemonics", train={"epochs": 3}, exemplars={"outer_steps": 7})
+    before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.name != "lock"}
+    with pytest.raises(UserError) as caught:
+        run_in_folder(other, whole[0], Display())
+    message = str(caught.value)
+    assert "train.epochs: 2 there, 3 asked for" in message
+    assert "exemplars.outer_steps: 6 there, 7 asked for" in message
+    assert "batch_size" not in message
+    assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.name != "lock"} == before
+
+
+def test_the_problems_of_a_phase_have_curves_of_their_own(tmp_path):
+    metrics_log = MetricsLog(tmp_path, [])
+    for problem in (0, 1):
+        metrics_log.write(
+            {"event": "outer", "phase": 2, "step": 10, "problem": problem, "stage": "adjusting", "loss": 0.5}
+        )
+    metrics_log.close()
+    assert tensorboard_scalars(tmp_path) == [("outer/phase_2/loss", 10, 0.5), ("outer/phase_2_1/loss", 10, 0.5)]
+
+
+def test_the_seed_decides_everything(tiny, config, whole, tmp_path):
+    same = run_in_folder(config, tmp_path / "same", Display())
+    assert without(same) == without(whole[1])
+    assert_same_arrays(final_state(config, tmp_path / "same"), final_state(config, whole[0]))
+    other = tiny.config("icarl", "mnemonics", seed=1, train={"epochs": 2})
+    assert run_in_folder(other, tmp_path / "other", Display())["accuracy"] != same["accuracy"]
+
+
+def test_numbers_gone_wrong_stop_the_run(tiny, tmp_path):
+    config = tiny.config("lwf", "random", train={"learning_rate": 1e20})
+    with pytest.raises(NumbersError, match=r"phase 0: .*step \d+.*no checkpoint yet.*--train.learning-rate"):
+        run_in_folder(config, tmp_path, Display())
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("stage", ["train", "exemplars"])
+def test_numbers_gone_wrong_name_the_last_good_checkpoint(tiny, tmp_path, monkeypatch, stage):
+    training_loop, models_of = model_level.TrainingLoop, exemplar_level.models_of
+
+    def diverging(program, settings, samples, start, context, streams):
+        spoilt = dataclasses.replace(settings, learning_rate=1e20)
+        return training_loop(program, spoilt if streams.phase == 2 else settings, samples, start, context, streams)
+
+    def spoilt_models(state):
+        models = models_of(state)
+        current = jax.tree.map(lambda leaf: np.float32(np.nan) * leaf, models.current)
+        return models._replace(current=current) if state.phase == 2 else models
+
+    if stage == "train":
+        monkeypatch.setattr(model_level, "TrainingLoop", diverging)
+    else:
+        monkeypatch.setattr(exemplar_level, "models_of", spoilt_models)
+    config = tiny.config("lwf", "mnemonics", train={"epochs": 2})
+    named = {"train": r"the training loss .*--train", "exemplars": r"exemplars: the outer loss .*--exemplars"}[stage]
+    with pytest.raises(NumbersError, match=r"phase 2: .*step \d+ of .*last good checkpoint is .*/000") as caught:
+        run_in_folder(config, tmp_path, Display())
+    assert re.search(named, str(caught.value))
+    saved = latest(config, tmp_path)
+    assert str(tmp_path / "checkpoints" / saved.resume_point.name) in str(caught.value)
+    assert int(saved.resume_point.state.phase) == 2
+    assert all_finite(saved.resume_point)
+    # Going on ends at the same place with the same message, and keeps the same checkpoint.
+    with pytest.raises(NumbersError) as again:
+        run_in_folder(config, tmp_path, Display())
+    assert str(again.value) == str(caught.value)
