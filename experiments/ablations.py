@@ -17,10 +17,11 @@ from typing import Any
 
 from mnemonics_jax.config.config import Config
 from mnemonics_jax.config.parsing import has, override, pairs
-from mnemonics_jax.config.presets import PRESETS, make_config
+from mnemonics_jax.config.presets import PRESETS, RECIPES, make_config
 from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.methods import METHODS, method_class
-from mnemonics_jax.reports.statistics import mean_and_error
+from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
+from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.compile_cache import use_persistent_cache
 from mnemonics_jax.runtime.errors import UserError, exit_status
 from mnemonics_jax.runtime.progress import Display
@@ -97,12 +98,13 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
     ),
 }
 
-COLUMNS = {
-    "average_accuracy": "average Θ",
-    "average_accuracy_exemplar_model": "average Θᴱ",
-    "forgetting": "forgetting Θ",
-    "forgetting_exemplar_model": "forgetting Θᴱ",
-}
+BLOCKS = (
+    {"average_accuracy": "average Θ", "average_accuracy_exemplar_model": "average Θᴱ"},
+    {key: f"{name} Θ" for name, key in FORGETTING.items()},
+    {f"{key}_exemplar_model": f"{name} Θᴱ" for name, key in FORGETTING.items()},
+)
+"""Results by their key in a summary, and their headings. TABLE.md has a table for each block, TABLE.csv one of all."""
+COLUMNS = {key: heading for block in BLOCKS for key, heading in block.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Ablations:
     fixed: Settings
     methods: list[str]
     seeds: Sequence[int]
+    recipe: str = "default"
 
     def config(self, row: Row, method: str, seed: int) -> Config:
         """Return the configuration of a row's run.
@@ -120,10 +123,10 @@ class Ablations:
         Raises:
             UserError: for a setting that no exemplar kind has, or a value that it does not take.
         """
-        plain = make_config(self.preset, method, row.kind)
+        plain = make_config(self.preset, method, row.kind, self.recipe)
         settings = {**self.fixed, **row.settings}
         # Settings that only other exemplar kinds have are left out; a name that no kind has is refused.
-        others = [make_config(self.preset, method, kind) for kind in EXEMPLARS]
+        others = [make_config(self.preset, method, kind, self.recipe) for kind in EXEMPLARS]
         kept = {k: v for k, v in settings.items() if has(plain, k) or not any(has(other, k) for other in others)}
         return dataclasses.replace(override(plain, kept), seed=seed)
 
@@ -166,26 +169,34 @@ class Ablations:
                 done = [seed for seed in self.seeds if mine[seed] and herding[seed]]
                 line: dict[str, Any] = {"method": method, "exemplars": row.label, "orders": len(done)}
                 for key in COLUMNS:
-                    line[key], line[f"{key}_sem"] = mean_and_error([mine[seed][key] for seed in done])
-                    gains = [mine[seed][key] - herding[seed][key] for seed in done] if row.kind != "herding" else []
+                    line[key], line[f"{key}_sem"] = mean_of_runs([mine[seed] for seed in done], key)
+                    gains = _gains(mine, herding, done, key) if row.kind != "herding" else []
                     line[f"{key}_gain"], line[f"{key}_gain_sem"] = mean_and_error(gains)
                 line["seconds"], _ = mean_and_error([mine[seed]["seconds"] for seed in done])
                 lines.append(line)
         return lines
 
 
+def _gains(mine: dict[int, Summary], herding: dict[int, Summary], seeds: list[int], key: str) -> list[float]:
+    """Return the differences mine − herding by seed; empty if a run lacks the value, as one of an older version may."""
+    values = [(mine[seed].get(key), herding[seed].get(key)) for seed in seeds]
+    return [] if any(None in pair for pair in values) else [one - other for one, other in values]
+
+
 def write_table(table: str, ablations: Ablations, summaries: dict[str, dict[str, Any]], out: Path) -> str:
-    """Write TABLE.csv with all figures and TABLE.md with the main ones; return the text of the latter."""
+    """Write TABLE.csv with all figures and TABLE.md without seconds; return the text of the latter."""
     lines = ablations.cells(table, summaries)
     with (out / f"{table}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)
-    heads = ["method", "exemplars", "orders", *COLUMNS.values(), *(f"gain {name}" for name in COLUMNS.values())]
-    text = [f"**{TABLES[table][0]}**", "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for line in lines:
-        figures = [_figure(line, key) for key in COLUMNS] + [_figure(line, f"{key}_gain", "+") for key in COLUMNS]
-        text.append(f"| {' | '.join([line['method'], line['exemplars'], str(line['orders']), *figures])} |")
+    text = [f"**{TABLES[table][0]}**"]
+    for block in BLOCKS:
+        heads = ["method", "exemplars", "orders", *block.values(), *(f"{name}, difference" for name in block.values())]
+        text += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+        for line in lines:
+            figures = [_figure(line, key) for key in block] + [_figure(line, f"{key}_gain", "+") for key in block]
+            text.append(f"| {' | '.join([line['method'], line['exemplars'], str(line['orders']), *figures])} |")
     (out / f"{table}.md").write_text("\n".join(text) + "\n")
     return "\n".join(text)
 
@@ -209,6 +220,7 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("tables", nargs="+", choices=list(TABLES), metavar="TABLE", help="names from the list above")
     parser.add_argument("--preset", default="digits", help=f"one of {', '.join(PRESETS)} (default: digits)")
+    parser.add_argument("--recipe", default="default", help=f"one of {', '.join(RECIPES)} (default: default)")
     parser.add_argument("--methods", nargs="+", default=["lwf", "icarl", "bic", "lucir"], help=", ".join(METHODS))
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="number of class orders (default: 5)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first class order (default: 0)")
@@ -225,7 +237,7 @@ def main(words: list[str] | None = None) -> int:
     if asked.seeds < 1:
         raise UserError(f"--seeds {asked.seeds}: at least one class order is needed")
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
-    ablations = Ablations(asked.preset, pairs(asked.set, "--set"), asked.methods, seeds)
+    ablations = Ablations(asked.preset, pairs(asked.set, "--set"), asked.methods, seeds, asked.recipe)
     jobs = ablations.jobs(asked.tables)
     if asked.list:
         for job in jobs:

@@ -44,6 +44,8 @@ class Asked:
     """Preset that all other settings come from."""
     method: str | None = None
     """lwf, icarl, bic or lucir; the preset's own when not given."""
+    recipe: str = "default"
+    """default, what has been measured to work, or paper, as close to the publication as its text goes."""
     seeds: int = 3
     """Number of class orders of each point: seeds 0 .. seeds-1."""
     herding: bool = False
@@ -67,7 +69,7 @@ def main(asked: Asked) -> int:
         UserError: for options or settings that contradict each other.
     """
     fixed = pairs(asked.settings, "--set")
-    sweep = Sweep(parse_axes(asked.sweep), asked.preset, asked.method, fixed, asked.seeds, asked.herding)
+    sweep = Sweep(parse_axes(asked.sweep), asked.preset, asked.method, fixed, asked.seeds, asked.herding, asked.recipe)
     if asked.vmap_seeds and asked.executor == "ray":
         raise UserError("--vmap-seeds: Ray gets a point's seeds one by one; leave it out, or choose --executor serial")
     use_persistent_cache()

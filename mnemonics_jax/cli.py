@@ -10,12 +10,12 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from mnemonics_jax.config.config import Config
-from mnemonics_jax.config.presets import PRESETS, make_config
+from mnemonics_jax.config.presets import PRESETS, make_config, recipe_lines
 from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
 from mnemonics_jax.methods import METHODS, method_class
 from mnemonics_jax.reports.finished_runs import find_finished_runs
 from mnemonics_jax.reports.page import write_page
-from mnemonics_jax.reports.tables import comparison_table, run_table, write_report
+from mnemonics_jax.reports.tables import comparison_tables, run_table, write_report
 from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.export import export
 from mnemonics_jax.runs.runner import run_in_folder
@@ -112,20 +112,21 @@ def _pick(words: list[str], **flags: str | None) -> tuple[argparse.Namespace, li
 
 def _run(words: list[str]) -> None:
     preset, words = _preset(words, "run")
-    chosen, words = _pick(words, method=None, exemplars=None)
-    config = make_config(preset, chosen.method, chosen.exemplars or "mnemonics")
+    chosen, words = _pick(words, method=None, exemplars=None, recipe=None)
+    config = make_config(preset, chosen.method, chosen.exemplars or "mnemonics", chosen.recipe or "default")
     what = f"{config.method.name} with {config.exemplars.name} exemplars"
     parsed = tyro.cli(
         _Run,
         prog=f"mnemonics run {preset}",
         description=f"One run of {what} on the preset {preset}: {PRESETS[preset].summary}.\n\n"
         f"--method {{{','.join(METHODS)}}} and --exemplars {{{','.join(EXEMPLARS)}}} choose the method and the "
-        "exemplar kind, and which settings follow.",
+        f"exemplar kind, and which settings follow. --recipe chooses what the settings start from:\n\n{recipe_lines()}",
         default=_Run(config),
         args=words,
     )
     config = parsed.config
-    name = f"{preset}-{config.method.name}-{config.exemplars.name}-seed{config.seed}"
+    recipe = "" if config.recipe == "default" else f"-{config.recipe}"
+    name = f"{preset}-{config.method.name}-{config.exemplars.name}{recipe}-seed{config.seed}"
     use_persistent_cache()
     if parsed.vmap_seeds is not None:
         _run_seeds(parsed, parsed.out or Path("runs") / f"{name}-{config.seed + parsed.vmap_seeds - 1}")
@@ -149,20 +150,21 @@ def _run_seeds(asked: _Run, out: Path) -> None:
     ]
     with Display() as display:
         summaries = run_jobs(jobs, out, display, asked.save, vmap_seeds=True).complete(out)
-    stdout().print(comparison_table(write_report(summaries, out)))
+    stdout().print(comparison_tables(write_report(summaries, out)))
     print(f"plot: {out / 'accuracy.png'}")
 
 
 def _compare(words: list[str]) -> None:
     preset, words = _preset(words, "compare")
-    chosen, words = _pick(words, methods="+", exemplars="+")
+    chosen, words = _pick(words, methods="+", exemplars="+", recipe=None)
     methods = chosen.methods or ["lwf", "icarl", "bic", "lucir"]
     kinds = chosen.exemplars or list(EXEMPLARS)
     for name in methods:
         method_class(name)
     for name in kinds:
         exemplar_class(name)
-    arms = {(method, kind): make_config(preset, method, kind) for method in methods for kind in kinds}
+    recipe = chosen.recipe or "default"
+    arms = {(method, kind): make_config(preset, method, kind, recipe) for method in methods for kind in kinds}
     # The words are parsed first with the flags of all arms, for help and for unknown words, and then once for each arm,
     # which takes the flags that it has; a flag that is not given keeps the value of the arm.
     parsed = tyro.cli(
@@ -170,7 +172,8 @@ def _compare(words: list[str]) -> None:
         prog=f"mnemonics compare {preset}",
         description=f"Methods × exemplar kinds × class orders on the preset {preset}: {PRESETS[preset].summary}.\n\n"
         f"--methods {{{','.join(METHODS)}}} ... and --exemplars {{{','.join(EXEMPLARS)}}} ... choose the arms. Any "
-        "other setting applies to all arms that have it.",
+        "other setting applies to all arms that have it. --recipe chooses what the settings of all arms start "
+        f"from:\n\n{recipe_lines()}",
         default=_Compare(_with_all_settings(list(arms.values()))),
         args=words,
     )
@@ -182,7 +185,7 @@ def _compare(words: list[str]) -> None:
     use_persistent_cache()
     with Display() as display:
         summaries = compare(arms, parsed.seeds, parsed.out, display, parsed.save, vmap_seeds=parsed.vmap_seeds)
-    stdout().print(comparison_table(write_report(summaries, parsed.out)))
+    stdout().print(comparison_tables(write_report(summaries, parsed.out)))
     print(f"plot: {parsed.out / 'accuracy.png'}")
 
 
@@ -230,7 +233,7 @@ def _report(words: list[str]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         with Display() as display:
             rows = write_page(runs, out, display)
-    stdout().print(run_table(runs[0].summary) if len(runs) == 1 else comparison_table(rows))
+    stdout().print(run_table(runs[0].summary) if len(runs) == 1 else comparison_tables(rows))
     print(f"plot: {out / 'accuracy.png'}\nreport: {out / 'report.html'}")
 
 

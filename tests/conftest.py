@@ -56,6 +56,7 @@ _EXEMPLARS = {
     "adjust": False,
     "remat": "step",
     "store": "uint8",
+    "gate": False,
 }
 
 

@@ -52,7 +52,7 @@ OFTEN = SaveConfig(every_steps=8, every_outer_steps=3, min_seconds=0.0)
 TINY_SETTINGS = (
     *("net.widths=8,8", "train.epochs=2", "train.learning_rate=0.1", "train.chunk_steps=8", "exemplars.per_class=4"),
     *("exemplars.unroll_length=3", "exemplars.inner_scope=all", "exemplars.outer_steps=6", "exemplars.outer_chunk=3"),
-    "exemplars.outer_batch=32",
+    *("exemplars.outer_batch=32", "train.later_epochs=none", "train.balanced_steps=0"),
 )
 """For the scripts' --set. With these the programs are those of the other tests, and compiled once for all."""
 

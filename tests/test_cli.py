@@ -14,7 +14,7 @@ from annotated_types import Gt
 from PIL import Image
 
 from mnemonics_jax import cli
-from mnemonics_jax.config.presets import make_config
+from mnemonics_jax.config.presets import RECIPES, make_config
 from mnemonics_jax.methods import METHODS
 from mnemonics_jax.methods.lwf import LwF
 from mnemonics_jax.reports import page as report_page
@@ -26,7 +26,7 @@ TINY = (
     *("--train.milestones", "0.6", "--train.chunk-steps", "8", "--data.crop-padding", "1", "--phases", "1"),
     *("--exemplars.per-class", "4", "--exemplars.unroll-length", "3", "--exemplars.inner-init", "reset_head"),
     *("--exemplars.inner-scope", "all", "--exemplars.inner-learning-rate", "0.1"),
-    *("--exemplars.inner-momentum", "0.9"),
+    *("--exemplars.inner-momentum", "0.9", "--train.later-epochs", "None", "--train.balanced-steps", "0"),
 )
 
 
@@ -45,10 +45,11 @@ def refused(capsys, *words):
         (("zzzz",), "unknown preset 'zzzz': known are cifar100, digits"),
         (("digits", "--method", "icar"), "unknown method 'icar': did you mean 'icarl'"),
         (("digits", "--exemplars", "herdin"), "unknown exemplar kind 'herdin': did you mean 'herding'?"),
+        (("digits", "--recipe", "papr"), "unknown recipe 'papr': did you mean 'paper'"),
         (("digits", "--phases", "3"), "--phases 3 does not divide the 5 classes left .* choose --phases from 1, 5"),
         (("digits", "--phases", "0"), "--phases 0: has to be at least 1"),
         (("digits", "--base", "0"), "--base 0: has to be at least 1"),
-        (("digits", "--base", "10"), "--base 10: .* from 1 to 9"),
+        (("digits", "--base", "10"), "--base 10 .* from 1 to 9"),
         (("digits", "--exemplars.per-class", "0"), "--exemplars.per-class 0: has to be at least 1"),
         (("digits", "--exemplars.per-class", "-3"), "--exemplars.per-class -3: has to be at least 1"),
         (("digits", "--exemplars.per-class", "1000"), "per-class 1000 .* the smallest class has .* choose at most 1"),
@@ -210,6 +211,33 @@ def test_help_names_the_settings(capsys, words, named):
     assert all(name in text for name in named)
 
 
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_help_says_in_a_line_what_each_recipe_does(capsys, command):
+    with pytest.raises(SystemExit):
+        cli.main([command, "cifar100", "--help"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for name, recipe in RECIPES.items():
+        assert f"{name:8} {recipe.summary}" in lines
+
+
+def test_a_run_has_the_recipe_that_is_asked_for(monkeypatch):
+    ran = []
+
+    def record(config, out, *_):
+        ran.append((config, out))
+        raise Planned
+
+    monkeypatch.setattr(cli, "run_in_folder", record)
+    monkeypatch.setattr(cli, "use_persistent_cache", lambda: None)
+    for words in ((), ("--recipe", "paper", "--seed", "3")):
+        with pytest.raises(Planned):
+            cli.main(["run", "digits", "--method", "lucir", *words])
+    (first, out), (second, other) = ran
+    assert first == make_config("digits", "lucir")
+    assert second == dataclasses.replace(make_config("digits", "lucir", recipe="paper"), seed=3)
+    assert (out.name, other.name) == ("digits-lucir-mnemonics-seed0", "digits-lucir-mnemonics-paper-seed3")
+
+
 def test_the_module_is_the_command():
     command = [sys.executable, "-m", "mnemonics_jax", "run", "digit"]
     child = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -260,7 +288,13 @@ def test_arms_keep_their_defaults_and_take_what_is_given(plan, monkeypatch):
 def test_defaults_of_a_preset_belong_to_their_method(plan):
     found = plan("--methods", "lwf", "lucir", "--exemplars", "herding", "mnemonics", preset="imagenet")
     for (method, kind), config in found.items():
-        assert config == dataclasses.replace(make_config("imagenet", method, kind), seed=3)
+        assert config == make_config("imagenet", method, kind)
+
+
+def test_the_recipe_is_that_of_every_arm(plan):
+    found = plan("--methods", "lwf", "lucir", "--exemplars", "herding", "mnemonics", "--recipe", "paper")
+    for (method, kind), config in found.items():
+        assert config == dataclasses.replace(make_config("digits", method, kind, "paper"), seed=config.seed)
 
 
 def test_a_flag_of_one_arm_is_for_that_arm(plan):
@@ -326,7 +360,8 @@ def test_compare_writes_a_row_for_each_arm(compared):
         assert row["average_accuracy_mean"] == pytest.approx((one + two) / 2)
         # Two values differ from their mean by half their distance: s = |a − b| / √2, and s / √2 = |a − b| / 2.
         assert row["average_accuracy_sem"] == pytest.approx(abs(one - two) / 2)
-        assert row["forgetting_mean"] == pytest.approx(sum(run["forgetting"] for run in runs) / 2)
+        for key in ("forgetting", "average_forgetting", "backward_transfer"):
+            assert row[f"{key}_mean"] == pytest.approx(sum(run[key] for run in runs) / 2)
         gains = [run["average_accuracy"] - base["average_accuracy"] for run, base in zip(runs, herding, strict=True)]
         if kind == "herding":
             assert row["paired_gain_vs_herding_mean"] is row["paired_gain_vs_herding_sem"] is None

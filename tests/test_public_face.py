@@ -49,6 +49,8 @@ def test_a_run_in_memory_writes_nothing_and_equals_one_in_a_folder(tiny, result,
         assert one.accuracy == summary["accuracy"]
         assert one.average_accuracy == summary["average_accuracy"]
         assert one.forgetting == summary["forgetting"]
+        assert one.average_forgetting == summary["average_forgetting"]
+        assert one.backward_transfer == summary["backward_transfer"]
         assert one.accuracy_exemplar_model == summary["accuracy_exemplar_model"]
         matrix = [[None if np.isnan(v) else v for v in row] for row in one.accuracy_matrix]
         assert matrix == summary["accuracy_matrix"]

@@ -32,7 +32,8 @@ from mnemonics_jax.runs.checkpoint import CheckpointFolder
 from mnemonics_jax.runs.preemption import STOPPED
 
 SETTINGS = (
-    *("--train.epochs", "10", "--exemplars.outer-steps", "40", "--exemplars.adjust", "--exemplars.adjust-steps", "20"),
+    *("--train.epochs", "10", "--train.later-epochs", "10"),
+    *("--exemplars.outer-steps", "40", "--exemplars.adjust", "--exemplars.adjust-steps", "20"),
     *("--save.every-steps", "32", "--save.every-outer-steps", "10", "--save.min-seconds", "0"),
 )
 COLUMNS = ("moment", "signal", "what it met", "exit", "saved and left after", "went on", "hashes equal")

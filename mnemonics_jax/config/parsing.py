@@ -104,7 +104,7 @@ def settable(config: Config) -> dict[str, Any]:
         part = getattr(config, name)
         if dataclasses.is_dataclass(part):
             kinds |= {f"{name}.{inner}": inner_kind for inner, inner_kind in field_kinds(type(part)).items()}
-        elif name != "preset":
+        elif name not in ("preset", "recipe"):
             kinds[name] = kind
     return kinds
 

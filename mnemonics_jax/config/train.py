@@ -24,8 +24,14 @@ class TrainConfig:
     """SGD learning rate at the start of each phase."""
     later_learning_rate: Annotated[float, Gt(0)] | None = None
     """Learning rate at the start of phases 1 and later. None: as in phase 0 (learning_rate)."""
+    balanced_steps: Annotated[int, Ge(0)] = 0
+    """SGD steps of balanced fine-tuning at the end of phases 1 and later: the whole network is trained with plain
+    cross-entropy on the exemplars of all classes seen, new ones included, and the result replaces Θ_i. 0: none."""
+    balanced_learning_rate: Annotated[float, Gt(0)] = 0.01
+    """Learning rate at the start of the balanced fine-tuning."""
     milestones: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (0.5, 0.75)
-    """When to multiply the learning rate by decay, as fractions of the phase's epochs."""
+    """When to multiply the learning rate by decay, as fractions of the phase's epochs, or of
+    balanced_steps."""
     decay: Annotated[float, Gt(0), Le(1)] = 0.1
     """Factor by which the learning rate is multiplied at each milestone."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
@@ -57,6 +63,13 @@ class TrainConfig:
 
     def learning_rates(self, phase: int, steps: int) -> Float[np.ndarray, " steps"]:
         """Return the learning rate of each of the `steps` steps of `phase`, float32."""
-        passed = np.arange(steps)[:, None] >= np.round(np.asarray(self.milestones) * steps)
         first = self.learning_rate if phase == 0 else self.later_learning_rate or self.learning_rate
+        return self._decayed(first, steps)
+
+    def balanced_learning_rates(self) -> Float[np.ndarray, " steps"]:
+        """Return the learning rate of each step of the balanced fine-tuning, float32."""
+        return self._decayed(self.balanced_learning_rate, self.balanced_steps)
+
+    def _decayed(self, first: float, steps: int) -> Float[np.ndarray, " steps"]:
+        passed = np.arange(steps)[:, None] >= np.round(np.asarray(self.milestones) * steps)
         return (first * self.decay ** passed.sum(axis=1)).astype(np.float32)

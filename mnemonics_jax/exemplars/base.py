@@ -50,7 +50,8 @@ class ExemplarStrategy(ABC):
     inner_momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     """Momentum of the inner loop's SGD."""
     inner_batch: Annotated[int, Ge(1)] | None = None
-    """Number of exemplars of an inner step, drawn anew for each step. When not given, every step uses all exemplars."""
+    """Number of exemplars of an inner step, drawn anew for each step. When not given, every step uses all exemplars. A
+    head in closed form uses all of them in any case; their features are then computed in parts of this size."""
     inner_augment: bool = True
     """Whether the inner loop augments exemplars by the random crops and flips of training."""
 

@@ -21,11 +21,10 @@ _SHARE = 0.75
 
 def group_size(
     settings: Mnemonics, net: Classifier, num_classes: int, capacity: int, image_shape: tuple[int, int, int]
-) -> int | None:
-    """Return how many classes one program learns; None where one program learns and replays all that have been seen.
+) -> int:
+    """Return how many classes one program learns; 0 where one program learns and replays all that have been seen.
 
-    The setting `group_classes` decides. Without it: None where everything fits the device, else the most classes that
-    do.
+    The setting `group_classes` decides. Without it: 0 where everything fits the device, else the most classes that do.
 
     Args:
         settings: settings of the learned exemplars.
@@ -45,7 +44,7 @@ def group_size(
         return learning_bytes(settings, net, classes * capacity, image_shape) <= room
 
     if fits(num_classes):
-        return None
+        return 0
     if not fits(2):
         raise UserError(
             f"learning the {capacity} exemplars of each of two classes does not fit the device "

@@ -188,10 +188,25 @@ class InnerLoop:
         """Return the inputs of the loop, made of exemplars and inner step sizes."""
         if not (self._trains_head or self._settings.fits_head):
             return InnerInputs(pixels, None, rates)
-        images = self.program.prepare_images(self.key, pixels)
-        features = apply(self.program.net, self.base, images).features
+        features = self._features(pixels)
         kept = features if self._settings.fits_head else None
         return InnerInputs(features if self._trains_head else pixels, kept, rates)
+
+    def _features(self, pixels: Shaped[Array, "slots height width channel"]) -> Float[Array, "slots feature"]:
+        """Return the features of all slots, in parts of `inner_batch`, of which one is in memory at a time."""
+
+        def features(key: PRNGKeyArray, images: Shaped[Array, "..."]) -> Float[Array, "..."]:
+            return apply(self.program.net, self.base, self.program.prepare_images(key, images)).features
+
+        slots, size = len(pixels), self._settings.inner_batch
+        if size is None or size >= slots:
+            return features(self.key, pixels)
+        parts = -(-slots // size)
+        padded = jnp.concatenate([pixels, jnp.zeros((parts * size - slots, *pixels.shape[1:]), pixels.dtype)])
+        keys, images = jax.random.split(self.key, parts), padded.reshape(parts, size, *pixels.shape[1:])
+        # Recomputed in the backward pass, which otherwise would keep the activations of all parts.
+        found = jax.lax.map(lambda part: jax.checkpoint(features)(*part), (keys, images))
+        return found.reshape(parts * size, -1)[:slots]
 
     def start(self, inputs: InnerInputs, init: None = None) -> dict:
         """Return Θ_0: the parameters that are trained, by their paths."""

@@ -45,9 +45,10 @@ class Mnemonics(ExemplarStrategy):
     """Largest change of a pixel from the real image it started as; pixels lie in [0, 1], so 1 sets no limit."""
     outer_chunk: Annotated[int, Ge(1)] = 10
     """Number of outer steps in one compiled call; after each call progress is shown and numbers are checked."""
-    group_classes: Annotated[int, Ge(2)] | None = None
-    """Number of classes whose exemplars one program learns at a time. When not given: all at once where they fit the
-    device's memory, else as many classes as fit."""
+    group_classes: Annotated[int, Ge(0)] | None = None
+    """Number of classes whose exemplars one program learns, or adjusts, at a time; 0: all at once. When not given: all
+    at once where they fit the device's memory, else as many classes as fit; config.json has what was found, and the
+    run keeps it on any device."""
     learn_inner_rates: bool = False
     """Whether the step size of each inner step is learned beside the pixels: its logarithm, at the same outer step
     size. The exemplar model Θ^E then uses the learned step sizes."""
@@ -67,6 +68,13 @@ class Mnemonics(ExemplarStrategy):
     """Whether the meta-gradient leaves out the Hessian of the inner loss (a cheaper approximation)."""
     store: Literal["uint8", "float32"] = "uint8"
     """How a learned pixel is stored: as one byte, like a real image, or as a float of four (every result says so)."""
+    gate: bool = True
+    """Whether learned exemplars must pass a gate: models made to forget are trained back on them, and held-out real
+    images (a tenth of each class, which learning then does not use) decide whether all, a half, a quarter or nothing of
+    what learning changed is kept. Where learning is not clearly ahead, the real images stay."""
+    gate_tell_apart: Annotated[float, Gt(0), Le(1)] = 0.6
+    """Accuracy of a small network that tells learned exemplars from real images, above which the gate closes; 0.5 is
+    chance, 1 never closes it."""
 
     @property
     def needs_features(self) -> bool:
@@ -80,10 +88,10 @@ class Mnemonics(ExemplarStrategy):
             UserError: when settings contradict each other.
         """
         super().validate()
-        if self.group_classes is not None and self.adjust:
+        if self.group_classes == 1:
             raise UserError(
-                "--exemplars.adjust needs all exemplars in one program: leave it out, or leave out "
-                f"--exemplars.group-classes {self.group_classes}"
+                "--exemplars.group-classes 1: the loss of a single class has nothing to tell it from: choose at least "
+                "2, or 0 for all classes in one program"
             )
         if self.truncate is not None and self.truncate > self.unroll_length:
             raise UserError(

@@ -1,5 +1,6 @@
 """The bilevel problems of a phase: which exemplars each learns, beside which others, and for which classes."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -32,44 +33,80 @@ def new_problem(settings: Mnemonics, memory: Memory, new: range) -> BilevelProbl
     return BilevelProblem(position, memory.used, learned, seen, settings.change_cap, settings.outer_steps)
 
 
-def group_problems(settings: Mnemonics, memory: Memory, new: range, size: int) -> list[BilevelProblem]:
-    """Return the problems that learn the new classes in groups, each over `size` classes.
+class _Window(NamedTuple):
+    """Rows of the memory that one group of classes is learned in: their class positions, and which may be in use.
 
-    A group that the new classes do not fill is filled with the classes before them: their exemplars take part but are
-    not learned. Rows that are still left, in phase 0, are empty. So one program serves all groups of all phases.
+    `learned` marks the rows of the group itself; the others stand beside it, or are empty.
     """
-    problems = []
-    for start in range(new.start, new.stop, size):
-        stop = min(start + size, new.stop)
+
+    rows: Int32[np.ndarray, " rows"]
+    filled: Bool[np.ndarray, " rows"]
+    learned: Bool[np.ndarray, " rows"]
+
+
+def _windows(classes: range, size: int) -> Iterator[_Window]:
+    """Yield windows of `size` rows that hold the `classes` in groups.
+
+    A group that the classes do not fill is filled with the classes before them: their exemplars take part but are not
+    learned. Rows that are still left, where too few classes have been seen, are empty. So one program serves all groups
+    of all phases.
+    """
+    for start in range(classes.start, classes.stop, size):
+        stop = min(start + size, classes.stop)
         window = np.arange(max(stop - size, 0), stop, dtype=np.int32)
         rows = np.append(window, np.zeros(size - len(window), np.int32))
-        used = memory.used[rows] & (np.arange(size) < len(window))[:, None]
-        seen = np.isin(np.arange(len(memory.counts)), window)
-        learned = used & (rows >= start)[:, None]
-        problems.append(BilevelProblem(rows, used, learned, seen, settings.change_cap, settings.outer_steps))
-    return problems
+        filled = np.arange(size) < len(window)
+        yield _Window(rows, filled, filled & (rows >= start))
 
 
-def half_problems(
-    settings: Mnemonics, memory: Memory, old: range
-) -> list[tuple[BilevelProblem, Bool[np.ndarray, "classes slot"]]]:
+def group_problems(settings: Mnemonics, memory: Memory, new: range, size: int) -> list[BilevelProblem]:
+    """Return the problems that learn the new classes in groups, each over `size` classes (see `_windows`)."""
+    return [
+        _in_window(memory.used, window, settings.change_cap, settings.outer_steps) for window in _windows(new, size)
+    ]
+
+
+def _in_window(used: Bool[np.ndarray, "classes slot"], window: _Window, cap: float, steps: int) -> BilevelProblem:
+    """Return the problem that learns the slots `used` of a window's group beside those of its other classes."""
+    inner = used[window.rows] & window.filled[:, None]
+    seen = np.isin(np.arange(len(used)), window.rows[window.filled])
+    return BilevelProblem(window.rows, inner, inner & window.learned[:, None], seen, cap, steps)
+
+
+class HalfProblem(NamedTuple):
+    """A problem that learns one half of old exemplars, and the slots of the other half, for its outer loss."""
+
+    problem: BilevelProblem
+    other: Bool[np.ndarray, "classes slot"]
+
+
+def half_problems(settings: Mnemonics, memory: Memory, old: range, size: int | None = None) -> list[list[HalfProblem]]:
     """Split old exemplars class-wise into halves A (even slots) and B (odd slots).
 
+    Args:
+        settings: settings of the learned exemplars.
+        memory: the exemplars.
+        old: class positions of the old exemplars.
+        size: number of classes of a problem, as in `group_problems`; None for one problem over all.
+
     Returns:
-        (problem that learns A, slots B for its outer loss) and (problem that learns B, slots A). Nothing where a class
-        has a single exemplar: one half would lack the class.
+        The problems that learn A, each with the slots of B in its classes, and those that learn B. Nothing where a
+        class has a single exemplar: one half would lack the class.
     """
-    position = np.arange(len(memory.counts), dtype=np.int32)
     if not len(old) or memory.counts[old.start : old.stop].min() < 2:
         return []
+    position = np.arange(len(memory.counts), dtype=np.int32)
     ours = memory.used & np.isin(position, old)[:, None]
     even = np.arange(memory.images.shape[1]) % 2 == 0
     halves = (ours & even, ours & ~even)
-    seen = position < old.stop
-    return [
-        (BilevelProblem(position, mine, mine, seen, settings.adjust_cap, settings.adjust_steps), other)
-        for mine, other in (halves, halves[::-1])
-    ]
+    # Without groups the window is the whole memory, in which the rows of other classes have no slot of either half.
+    everything = _Window(position, np.isin(position, old), np.isin(position, old))
+    windows = [everything] if size is None else list(_windows(old, size))
+    split = []
+    for mine, other in (halves, halves[::-1]):
+        problems = [_in_window(mine, window, settings.adjust_cap, settings.adjust_steps) for window in windows]
+        split.append([HalfProblem(problem, other & problem.seen[:, None]) for problem in problems])
+    return split
 
 
 def select(memory: Memory, problem: BilevelProblem) -> Memory:

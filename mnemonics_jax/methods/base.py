@@ -76,6 +76,9 @@ class Method(ABC):
     def init_head(self, params: dict, class_means: Float[Array, "classes feature"], classes: Classes) -> dict:
         """Return the parameters to start the phase from.
 
+        Without this, new classes start from head columns as they were drawn at initialisation: training leaves the
+        columns of classes to come alone, so they need no new draw.
+
         Args:
             params: parameters of Θ_{i-1}.
             class_means: mean unit features of the new classes under Θ_{i-1}; zero for all other classes.

@@ -59,8 +59,8 @@ class NetConfig:
     widths: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)] = (32, 64, 128)
     """Number of channels of each stage. Used by convnet only."""
     weight_transfer: bool = False
-    """Weight transfer ("mtl"): from phase 1 on, freeze the convolution kernels and learn a scale of each filter and a
-    shift of each output channel instead.
+    """Weight transfer ("mtl"): from phase 1 on, freeze the convolution kernels and learn a scale of each filter
+    instead. Batch normalisation, whose bias is the shift behind each convolution, is trained as before.
     """
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Dtype of the backbone's computation. Parameters, losses and the sums of the meta-gradient always have at least

@@ -1,4 +1,4 @@
-"""Classifier heads: linear, and cosine as in LUCIR (Hou et al., CVPR 2019); and the mask of unseen classes' logits."""
+"""Classifier heads: linear, and cosine as in LUCIR (Hou et al., CVPR 2019); and the masks of unseen classes."""
 
 import flax.linen as nn
 import jax
@@ -76,3 +76,14 @@ def mask_logits(
     """
     floor = max(_UNSEEN, float(jnp.finfo(logits.dtype).min) / 2)
     return jnp.where(seen, logits, jnp.asarray(floor, logits.dtype))
+
+
+def mask_head_updates(updates: dict, seen: Bool[Array, " classes"]) -> dict:
+    """Return the parameter updates with zeros for the head columns and biases of classes that are not seen yet.
+
+    Their gradient is zero, but weight decay would shrink them in every phase before their own. So these columns keep
+    their initial draw, and each class starts its phase with a fresh column.
+    """
+    # A cosine head's σ, a scalar, belongs to no class.
+    head = {name: jnp.where(seen, update, 0) if update.ndim else update for name, update in updates["head"].items()}
+    return {**updates, "head": head}

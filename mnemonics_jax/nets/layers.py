@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from mnemonics_jax.nets.convolution import convolve
 
-FILTER_SCALE, FILTER_SHIFT = "filter_scale", "filter_shift"
+FILTER_SCALE = "filter_scale"
 
 _EPSILON = 1e-5
 _KEPT = 0.9
@@ -21,8 +21,7 @@ class Conv(nn.Module):
     """`convolve` with a learned kernel [k, k, in, features], without bias.
 
     The kernel is float32; the layer computes in the dtype of its input. With `transfer` it also has what weight
-    transfer learns instead of the kernel (`nets.transfer`): a scale [in, features] of each filter, which starts at one,
-    and a shift [features] of each output channel, which starts at zero.
+    transfer learns instead of the kernel (`nets.transfer`): a scale [in, features] of each filter, which starts at one.
     """
 
     features: int
@@ -38,8 +37,7 @@ class Conv(nn.Module):
         if not self.transfer:
             return convolve(x, kernel.astype(x.dtype), self.stride)
         scale = self.param(FILTER_SCALE, nn.initializers.ones, shape[2:])
-        shift = self.param(FILTER_SHIFT, nn.initializers.zeros, shape[3:])
-        return convolve(x, (kernel * scale).astype(x.dtype), self.stride) + shift.astype(x.dtype)
+        return convolve(x, (kernel * scale).astype(x.dtype), self.stride)
 
 
 class BatchNorm(nn.Module):

@@ -170,8 +170,37 @@ class Accuracies(NamedTuple):
 
     @property
     def forgetting(self) -> float:
-        """F: accuracy of Θ_0 on the classes of phase 0 minus that of the last model, in percentage points."""
+        """F = a_{0,0} − a_{N,0}, in percentage points: what the base classes, those of phase 0, have lost in the end.
+
+        Here a_{i,g} is `matrix[i, g]`, and phase N the last. Source: Liu et al., Mnemonics Training, CVPR 2020.
+        """
         return float(self.matrix[0, 0] - self.matrix[-1, 0])
+
+    @property
+    def average_forgetting(self) -> float:
+        """1/N Σ_{g<N} (max_{g≤l<N} a_{l,g} − a_{N,g}), in percentage points: best earlier minus final accuracy.
+
+        The mean is over all class groups but the last, each with the same weight; 0 if there is no earlier group.
+        Source: Chaudhry et al., Riemannian Walk for Incremental Learning, ECCV 2018.
+        """
+        last = len(self.matrix) - 1
+        # Groups still to come are NaN, which fmax ignores.
+        best = np.fmax.reduce(self.matrix[:last, :last], axis=0, initial=-np.inf)
+        return _mean(best - self.matrix[last, :last])
+
+    @property
+    def backward_transfer(self) -> float:
+        """1/N Σ_{g<N} (a_{N,g} − a_{g,g}), in percentage points: final accuracy minus that on arrival.
+
+        The mean is over all class groups but the last, each with the same weight; 0 if there is no earlier group.
+        Negative where later phases harm. Source: Lopez-Paz and Ranzato, Gradient Episodic Memory, NeurIPS 2017.
+        """
+        last = len(self.matrix) - 1
+        return _mean(self.matrix[last, :last] - self.matrix.diagonal()[:last])
+
+
+def _mean(changes: Float[np.ndarray, " groups"]) -> float:
+    return float(changes.mean()) if len(changes) else 0.0
 
 
 def count_correct(

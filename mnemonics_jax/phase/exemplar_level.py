@@ -15,6 +15,7 @@ from mnemonics_jax.nets.classifier import Variables
 from mnemonics_jax.phase.callbacks import Callbacks
 from mnemonics_jax.phase.chunk_loop import run_chunks
 from mnemonics_jax.phase.evaluation import embed
+from mnemonics_jax.phase.exemplar_gate import judging_images, pass_gate
 from mnemonics_jax.phase.setup import Setup
 from mnemonics_jax.phase.state import PhaseState, ResumePoint, Stage
 from mnemonics_jax.runtime import lockstep
@@ -80,19 +81,21 @@ def improve_exemplars(setup: Setup, point: ResumePoint, callbacks: Callbacks) ->
 def _parts(setup: Setup, state: PhaseState) -> Iterator[_Part]:
     """Yield the bilevel problems of a phase in their order; none of them depends on any pixel."""
     strategy, stream, phase = setup.config.exemplars, setup.stream, int(state.phase)
-    new = stream.new_classes(phase)
+    new, size = stream.new_classes(phase), setup.group_classes
     labels = setup.sample_labels(state.memory)
     slots = setup.first_slot + state.memory.slots()
-    data = np.concatenate([stream.train_indices(phase), slots[labels[slots] < new.start]])
-    if setup.group_classes is not None:
-        for i, problem in enumerate(group_problems(strategy, state.memory, new, setup.group_classes)):
-            yield _Part(Stage.EXEMPLARS, i, problem, data[problem.seen[labels[data]]])
-        return
-    yield _Part(Stage.EXEMPLARS, 0, new_problem(strategy, state.memory, new), data)
+    fresh = np.setdiff1d(stream.train_indices(phase), judging_images(setup, state))
+    data = np.concatenate([fresh, slots[labels[slots] < new.start]])
+    problems = [new_problem(strategy, state.memory, new)]
+    if size is not None:
+        problems = group_problems(strategy, state.memory, new, size)
+    for part, problem in enumerate(problems):
+        yield _Part(Stage.EXEMPLARS, part, problem, data[problem.seen[labels[data]]])
     if strategy.adjust:
-        halves = half_problems(strategy, state.memory, range(new.start))
-        for stage, (problem, other) in zip((Stage.ADJUSTING_A, Stage.ADJUSTING_B), halves, strict=False):
-            yield _Part(stage, 0, problem, setup.first_slot + np.flatnonzero(other))
+        halves = half_problems(strategy, state.memory, range(new.start), size)
+        for stage, group in zip((Stage.ADJUSTING_A, Stage.ADJUSTING_B), halves, strict=False):
+            for part, (problem, other) in enumerate(group):
+                yield _Part(stage, part, problem, setup.first_slot + np.flatnonzero(other))
 
 
 def learn_exemplars(
@@ -131,9 +134,15 @@ def learn_exemplars(
             "try another --exemplars.inner-init, more --exemplars.outer-steps or a smaller "
             "--exemplars.outer-learning-rate"
         )
-    # Adjusting has no real data, so the inner step sizes stay those of the stage before it.
-    log_rates = learned.log_rates if point.stage is Stage.EXEMPLARS else state.log_rates
-    return state._replace(memory=update(state.memory, problem, learned.memory), log_rates=log_rates)
+    memory = update(state.memory, problem, learned.memory)
+    # Adjusting has no real data: nothing can judge it, and the inner step sizes stay those of the stage before it.
+    if point.stage is not Stage.EXEMPLARS:
+        return state._replace(memory=memory)
+    if setup.config.exemplars.gate:
+        memory = pass_gate(setup, state, memory, point.part, callbacks)
+        if np.array_equal(memory.images, state.memory.images):
+            return state  # step sizes learned with other exemplars do not belong to these
+    return state._replace(memory=memory, log_rates=learned.log_rates)
 
 
 def learning_loop(
@@ -143,9 +152,17 @@ def learning_loop(
     state = point.state
     # A later group of classes is learned beside what the groups before it have learned.
     start = LearningStart(models_of(state), select(state.memory, problem), state.log_rates)
-    index = point.stage - Stage.EXEMPLARS + point.part
-    samples, streams = setup.samples(state.memory, outer), phase_streams(state.key, int(state.phase), index)
+    streams = phase_streams(state.key, int(state.phase), _index(setup, point))
+    samples = setup.samples(state.memory, outer)
     return LearningLoop(setup.inner_program, point.stage.title, problem, start, samples, streams)
+
+
+def _index(setup: Setup, point: ResumePoint) -> int:
+    """Return the number of a bilevel problem among all of its phase, which tells its random streams apart."""
+    new, size = setup.stream.new_classes(int(point.state.phase)), setup.group_classes
+    learned, adjusted = (1, 1) if size is None else (-(-len(new) // size), -(-new.start // size))
+    first = {Stage.EXEMPLARS: 0, Stage.ADJUSTING_A: learned, Stage.ADJUSTING_B: learned + adjusted}
+    return first[point.stage] + point.part
 
 
 def models_of(state: PhaseState) -> Models:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mnemonics_jax.phase.balanced import tune_on_exemplars
 from mnemonics_jax.phase.callbacks import SILENT, Callbacks
 from mnemonics_jax.phase.evaluation import evaluate_phase
 from mnemonics_jax.phase.exemplar_level import choose_exemplars, fit_to_exemplars, improve_exemplars
@@ -11,7 +12,7 @@ from mnemonics_jax.phase.state import PhaseState, ResumePoint, Stage
 
 
 def run_phase(setup: Setup, point: PhaseState | ResumePoint, callbacks: Callbacks = SILENT) -> PhaseState:
-    """Train Θ_i, make the new classes' exemplars, fit Θ_i^E to all exemplars, and evaluate both models.
+    """Train Θ_i, make the new classes' exemplars, tune Θ_i on all exemplars, fit Θ_i^E to them, and evaluate both.
 
     Args:
         setup: what the phases of the run share.
@@ -32,6 +33,8 @@ def run_phase(setup: Setup, point: PhaseState | ResumePoint, callbacks: Callback
         if uses_memory:
             state = choose_exemplars(setup, state, callbacks)
         point = ResumePoint(state, Stage.EXEMPLARS)
-    state = improve_exemplars(setup, point, callbacks) if uses_memory else point.state
+    if uses_memory and point.stage < Stage.BALANCED:
+        point = ResumePoint(improve_exemplars(setup, point, callbacks), Stage.BALANCED)
+    state = tune_on_exemplars(setup, point, callbacks) if uses_memory else point.state
     state = evaluate_phase(setup, state, fit_to_exemplars(setup, state) if uses_memory else None)
     return state._replace(phase=np.asarray(state.phase + 1, np.int32))

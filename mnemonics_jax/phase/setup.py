@@ -21,12 +21,14 @@ from mnemonics_jax.nets import build
 from mnemonics_jax.nets.classifier import Classifier
 from mnemonics_jax.phase.training import TrainProgram
 from mnemonics_jax.runtime.devices import Devices, all_devices
-from mnemonics_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Data, network and settings that all phases of a run share. Samples are indexed as in `data.image_store`."""
+    """Data, network and settings that all phases of a run share. Samples are indexed as in `data.image_store`.
+
+    `config` has what the settings leave to the device, the number of classes learned in one program, filled in.
+    """
 
     config: Config
     stream: Stream
@@ -35,8 +37,16 @@ class Setup:
     train_store: ImageStore
     test_store: ImageStore
     devices: Devices
-    group_classes: int | None = None
-    """Number of classes whose exemplars one program learns; None where one program learns all."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether the run learns exemplars."""
+        return self.config.method.uses_memory and self.config.exemplars.learns
+
+    @property
+    def group_classes(self) -> int | None:
+        """Number of classes whose exemplars one program learns; None where one program learns all."""
+        return self.config.exemplars.group_classes or None if self.learns else None
 
     @property
     def train_program(self) -> TrainProgram:
@@ -85,16 +95,11 @@ def make_setup(config: Config, load: data.Load = data.load) -> Setup:
     net = build(config.net, dataset.num_classes, config.method.head)
     devices = all_devices()
     devices.check("--train.batch-size", config.train.batch_size)
-    group_classes = None
     if config.method.uses_memory and config.exemplars.learns:
         devices.check("--exemplars.outer-batch", config.exemplars.outer_batch)
         capacity = config.exemplars.capacity(stream.sizes[0])
-        group_classes = group_size(config.exemplars, net, stream.num_classes, capacity, dataset.image_shape)
-        if group_classes is not None and config.exemplars.adjust:
-            raise UserError(
-                f"--exemplars.adjust needs all exemplars in one program, and the device holds those of {group_classes} "
-                "classes at a time: leave it out, or keep fewer exemplars (--exemplars.per-class)"
-            )
+        size = group_size(config.exemplars, net, stream.num_classes, capacity, dataset.image_shape)
+        config = replace(config, exemplars=replace(config.exemplars, group_classes=size))
     return Setup(
         config=config,
         stream=stream,
@@ -103,7 +108,6 @@ def make_setup(config: Config, load: data.Load = data.load) -> Setup:
         train_store=_store(config.data, dataset.train_images, devices),
         test_store=_store(config.data, dataset.test_images, devices),
         devices=devices,
-        group_classes=group_classes,
     )
 
 

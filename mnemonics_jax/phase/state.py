@@ -72,11 +72,12 @@ class Stage(IntEnum):
     EXEMPLARS = 1
     ADJUSTING_A = 2
     ADJUSTING_B = 3
+    BALANCED = 4
 
     @property
     def title(self) -> str:
         """Name of the stage in progress lines, logs and messages."""
-        return "adjusting" if self >= Stage.ADJUSTING_A else self.name.lower()
+        return "adjusting" if self in (Stage.ADJUSTING_A, Stage.ADJUSTING_B) else self.name.lower()
 
 
 class ResumePoint(NamedTuple):
@@ -116,7 +117,7 @@ def loop_state_like(setup: Setup, state: PhaseState, stage: Stage, done: int) ->
     """Return the structure, shapes and dtypes of `ResumePoint.loop_state`; `state` is any of the run's states."""
     if not done:
         return None
-    if stage is Stage.TRAINING:
+    if stage in (Stage.TRAINING, Stage.BALANCED):
         return jax.eval_shape(partial(init_training, setup.train_program), state.variables)
     settings: Mnemonics = setup.config.exemplars
     steps = settings.outer_steps if stage is Stage.EXEMPLARS else settings.adjust_steps

@@ -17,7 +17,7 @@ from mnemonics_jax.data.image_store import Samples
 from mnemonics_jax.data.sampling import Shuffled
 from mnemonics_jax.methods import Classes, LogitCorrection, LossInputs, Method
 from mnemonics_jax.nets.classifier import Classifier, Outputs, Variables, apply, apply_train
-from mnemonics_jax.nets.heads import mask_logits
+from mnemonics_jax.nets.heads import mask_head_updates, mask_logits
 from mnemonics_jax.nets.transfer import mask_transfer_updates
 from mnemonics_jax.runtime import lockstep
 from mnemonics_jax.runtime.devices import Devices, all_devices
@@ -85,6 +85,8 @@ def train_chunk(
 ) -> tuple[TrainState, TrainLog]:
     """Take K steps of SGD on the method's loss; steps that are not active log zeros.
 
+    Head columns of classes that are not seen yet stay as they are, whatever the method: see `mask_head_updates`.
+
     `key` is the raw data of the PRNG key that draws crops and flips.
 
     Returns:
@@ -109,7 +111,7 @@ def train_chunk(
         (loss, (stats, hits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, stats, images, batch.labels)
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         updates = method.mask_updates(jax.tree.map(lambda u: -batch.learning_rate * u, updates), context.classes)
-        updates = mask_transfer_updates(updates, has_old)
+        updates = mask_head_updates(mask_transfer_updates(updates, has_old), context.classes.seen)
         log = TrainLog(loss.astype(jnp.float32), hits.astype(jnp.float32))
         return TrainState(Variables(optax.apply_updates(params, updates), stats), opt_state), log
 
@@ -125,6 +127,9 @@ class TrainingLoop:
     """The training of Θ_i on `samples` from `start`, as a `ChunkProgram`; `streams` are the phase's random streams."""
 
     not_finite: ClassVar[NotFinite] = NotFinite("the training loss", "step", ADVICE)
+    event_name: ClassVar[str] = "train"
+    order_use: ClassVar[Use] = Use.ORDER
+    augment_use: ClassVar[Use] = Use.AUGMENT
 
     program: TrainProgram
     config: TrainConfig
@@ -139,6 +144,16 @@ class TrainingLoop:
         return self.config.steps(self.streams.phase, len(self.samples.indices))
 
     @property
+    def learning_rates(self) -> Float[np.ndarray, " steps"]:
+        """Learning rate of each step."""
+        return self.config.learning_rates(self.streams.phase, self.steps)
+
+    @property
+    def chunk_program(self) -> TrainProgram:
+        """Static inputs of a chunk of steps."""
+        return self.program
+
+    @property
     def chunk_steps(self) -> int:
         """Number of steps of one compiled call."""
         return self.config.chunk_steps
@@ -149,8 +164,8 @@ class TrainingLoop:
 
     def batches(self, first: int) -> Iterator[TrainBatches]:
         """Yield the batches of each chunk from step `first` on, a multiple of `chunk_steps`."""
-        order = Shuffled(self.samples.indices, self.streams(Use.ORDER), self.config.batch_size, self.steps)
-        rates = self.config.learning_rates(self.streams.phase, self.steps)
+        order = Shuffled(self.samples.indices, self.streams(self.order_use), self.config.batch_size, self.steps)
+        rates = self.learning_rates
         chunks = self.samples.chunks(order, first, self.chunk_steps, self._augment_key)
         for start, (images, labels) in zip(range(first, self.steps, self.chunk_steps), chunks, strict=True):
             steps = np.arange(start, start + self.chunk_steps)
@@ -159,7 +174,7 @@ class TrainingLoop:
 
     def run(self, state: TrainState, batches: TrainBatches) -> tuple[TrainState, TrainLog]:
         """Return the state after a chunk, and each step's log."""
-        args = (self.program, state, self._context, batches, self._augment_key)
+        args = (self.chunk_program, state, self._context, batches, self._augment_key)
         return lockstep.vmapped_call(train_chunk, *args, batched=_BATCHED)
 
     def record(self, state: TrainState, first: int, log: dict[str, np.ndarray]) -> TrainState:
@@ -173,8 +188,8 @@ class TrainingLoop:
         return {"epoch": self._epoch(done), **values}
 
     def event(self, first: int, done: int, progress: dict[str, int | float]) -> tuple[str, dict[str, Any]] | None:
-        """Return the event `train` once an epoch: after the chunk in which the epoch begins."""
-        return ("train", progress) if self._epoch(done) > self._epoch(first) else None
+        """Return the event `event_name` once an epoch: after the chunk in which the epoch begins."""
+        return (self.event_name, progress) if self._epoch(done) > self._epoch(first) else None
 
     def _epoch(self, done: int) -> int:
         """Return the epoch, counted from 1, of the last of `done` steps; 0 before the first."""
@@ -182,7 +197,7 @@ class TrainingLoop:
 
     @cached_property
     def _augment_key(self) -> Key:
-        return self.streams(Use.AUGMENT).jax_key()
+        return self.streams(self.augment_use).jax_key()
 
     @cached_property
     def _context(self) -> Context:

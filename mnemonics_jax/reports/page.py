@@ -9,7 +9,7 @@ from mnemonics_jax.reports.figure_data import load_figure_data
 from mnemonics_jax.reports.finished_runs import FinishedRun, label_variants
 from mnemonics_jax.reports.html import Section, details, note, page, paragraph, picture, table
 from mnemonics_jax.reports.sections import SECTIONS, Side
-from mnemonics_jax.reports.statistics import Arm, group_arms
+from mnemonics_jax.reports.statistics import FORGETTING, Arm, group_arms
 from mnemonics_jax.reports.tables import mean_and_error_text, write_report
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import write_atomically
@@ -86,20 +86,26 @@ def _results(rows: list[dict[str, Any]]) -> list[str]:
         "average": "average_accuracy",
         "average Θᴱ": "average_accuracy_exemplar_model",
         "last": "last_accuracy",
-        "forgetting": "forgetting",
+        **FORGETTING,
     }
     gains = {"gain": "paired_gain_vs_herding", "gain Θᴱ": "paired_gain_exemplar_model_vs_herding"}
     body = [
         [row["method"], row["exemplars"] or "none", str(row["seeds"])]
-        + [mean_and_error_text(row, name) for name in figures.values()]
+        + [mean_and_error_text(row, name).replace("-", "−") for name in figures.values()]
         + [mean_and_error_text(row, name, sign="+").replace("-", "−") for name in gains.values()]
         for row in rows
     ]
     return [
         paragraph(
             "Accuracy in percent. Average: over the phases, of the accuracy on all classes seen so far. Last: after "
-            "the last phase. Forgetting: points lost on the first phase's classes. Θᴱ is the model fitted to the "
-            "exemplars alone. Gains are over the same method with herding, paired by class order."
+            "the last phase. Θᴱ is the model fitted to the exemplars alone. Gains are over the same method with "
+            "herding, paired by class order."
+        ),
+        paragraph(
+            "Forgetting (base classes): points lost on the first phase's classes between the first model and the last. "
+            "Forgetting (average): best earlier minus final accuracy on the classes of a phase, mean over all phases "
+            "but the last. Backward transfer: final accuracy on them minus that right after their own phase, the same "
+            "mean; negative where later phases harm."
         ),
         table(
             ["method", "exemplars", "orders", *figures, *gains],

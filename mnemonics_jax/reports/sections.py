@@ -42,10 +42,15 @@ Make = Callable[[Sequence[Side], Path, Tick], list[str]]
 
 def forgetting(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
     """Draw heat maps of the phase × class-group matrix, means over class orders, one figure for each method."""
-    parts = [paragraph("Down a column: the accuracy on the classes of one phase, after that phase and each later one.")]
+    lead = (
+        "Down a column: the accuracy on the classes of one phase, after that phase and each later one. Above each map, "
+        "in points: what the first column loses from top to bottom (base classes), what the columns but the last lose "
+        "from their best earlier value to the bottom (average), and the bottom minus the diagonal (backward transfer)."
+    )
+    parts = [paragraph(lead)]
     for method, group in _by_method(sides):
         path = _file(out, "forgetting", method)
-        figures.group_accuracy({side.arm.label: _mean_matrix(side.arm) for side in group}, path)
+        figures.group_accuracy({side.arm.label: _matrices(side.arm) for side in group}, path)
         alt = f"Heat maps for {method}: accuracy of each class group after each phase"
         parts.append(picture(path, alt, f"{method}: means over class orders."))
     tick(1)
@@ -138,8 +143,27 @@ def learning(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
         columns = ["arm", "phase", "stage", *_LEARNED.values()]
         caption = "Outer loss on a fixed set of batches; pixel change in units of the pixel range"
         parts.append(details("What learning did, phase by phase", table(columns, rows, caption, words=3)))
+    if judged := [row for side in sides for row in _gate_rows(side)]:
+        caption = (
+            "The gate: percent of held-out real images that models made to forget classify correctly after training on "
+            "the exemplars, and the share of the learned change that was kept"
+        )
+        columns = ["arm", "phase", "real images", "best change", "told apart", "kept"]
+        parts.append(details("What the gate let through", table(columns, judged, caption, words=1)))
     tick(1)
     return parts or [note("No run of this report has logged exemplar learning.")]
+
+
+def _gate_rows(side: Side) -> Iterator[list[str]]:
+    """Yield a row for each decision of the gate: scores of the real images and of the best candidate, and the share."""
+    for event in side.run.named("gate"):
+        scores, told = (
+            event.get("scores") or [],
+            [value for value in event.get("tell_apart") or [] if value is not None],
+        )
+        pair = [f"{scores[0]:.1f}", f"{max(scores[1:]):.1f}"] if len(scores) > 1 else ["–", "–"]
+        last = f"{told[-1]:.0f}" if told else "–"
+        yield [side.arm.label, str(event.get("phase")), *pair, last, f"{number(event, 'share'):.0%}"]
 
 
 def training(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
@@ -200,12 +224,12 @@ def _problems(sides: Sequence[Side]) -> list[str]:
     return [note(f"Left out: {side.problem}") for side in sides if side.problem]
 
 
-def _mean_matrix(arm: Arm) -> Float[np.ndarray, "phases groups"]:
+def _matrices(arm: Arm) -> Float[np.ndarray, "orders phases groups"]:
     matrices = [
         np.array([[np.nan if value is None else value for value in row] for row in run["accuracy_matrix"]], np.float64)
         for run in arm.runs
     ]
-    return np.mean([matrix for matrix in matrices if matrix.shape == matrices[0].shape], axis=0)
+    return np.stack([matrix for matrix in matrices if matrix.shape == matrices[0].shape])
 
 
 def _drawable(side: Side) -> bool:

@@ -1,5 +1,6 @@
 """Statistics over several runs: arms, means, standard errors and paired differences."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,13 @@ from jaxtyping import Float
 from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.methods import METHODS
 from mnemonics_jax.runs.summary import Summary
+
+FORGETTING = {
+    "forgetting (base classes)": "forgetting",
+    "forgetting (average)": "average_forgetting",
+    "backward transfer": "backward_transfer",
+}
+"""What a run loses of its earlier classes: the names in tables and figures, and the keys of a summary."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Arm:
 
     def values(self, key: str) -> dict[int, float]:
         """Return one value of the summary by seed, for the runs that have it."""
-        return {summary["seed"]: summary[key] for summary in self.runs if summary[key] is not None}
+        return {summary["seed"]: summary[key] for summary in self.runs if summary.get(key) is not None}
 
 
 def group_arms(summaries: list[Summary]) -> list[Arm]:
@@ -55,6 +63,15 @@ def mean_and_error(values: list[float]) -> tuple[float | None, float | None]:
     return float(sample.mean()), error
 
 
+def mean_of_runs(runs: Collection[Summary], key: str) -> tuple[float | None, float | None]:
+    """Return the mean over runs of one value of their summaries, and its standard error.
+
+    Both are None if a run lacks the value, as one of an older version may: the row would name more runs than it is of.
+    """
+    values = [summary[key] for summary in runs if summary.get(key) is not None]
+    return mean_and_error(values if len(values) == len(runs) else [])
+
+
 def paired(arm: Arm, other: Arm, key: str) -> list[float]:
     """Return the differences arm − other for the class orders that both have."""
     mine, theirs = arm.values(key), other.values(key)
@@ -64,15 +81,15 @@ def paired(arm: Arm, other: Arm, key: str) -> list[float]:
 def comparison(summaries: list[Summary]) -> list[dict[str, Any]]:
     """Return the rows of comparison.json, one for each arm.
 
-    Gains are differences to the same method with herding, paired by class order. Accuracies are in percent, gains and
-    forgetting in percentage points.
+    Gains are differences to the same method with herding, paired by class order. Accuracies are in percent, gains,
+    forgetting and backward transfer in percentage points.
     """
     arms = group_arms(summaries)
     rows = []
     for arm in arms:
         row: dict[str, Any] = {"method": arm.method, "exemplars": arm.exemplars, "seeds": len(arm.runs)}
-        for key in ("average_accuracy", "average_accuracy_exemplar_model", "last_accuracy", "forgetting"):
-            row[f"{key}_mean"], row[f"{key}_sem"] = mean_and_error(list(arm.values(key).values()))
+        for key in ("average_accuracy", "average_accuracy_exemplar_model", "last_accuracy", *FORGETTING.values()):
+            row[f"{key}_mean"], row[f"{key}_sem"] = mean_of_runs(arm.runs, key)
         herding = next((a for a in arms if (a.method, a.exemplars) == (arm.method, "herding")), None)
         for suffix, key in (("", "average_accuracy"), ("_exemplar_model", "average_accuracy_exemplar_model")):
             gains = paired(arm, herding, key) if herding and herding is not arm else []

@@ -11,7 +11,7 @@ matplotlib.use("Agg")  # Draw without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mnemonics_jax.reports.statistics import mean_and_error
+from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
 from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.files import read_json, write_atomically, write_json
 from mnemonics_jax.sweeps.jobs import FAILURE
@@ -19,13 +19,13 @@ from mnemonics_jax.sweeps.sweep import MEMORY_FILE, Settings, Sweep
 
 Row = dict[str, Any]
 
-FIGURES = ("average_accuracy", "average_accuracy_exemplar_model", "forgetting", "seconds")
+FIGURES = ("average_accuracy", "average_accuracy_exemplar_model", *FORGETTING.values(), "seconds")
 """Keys of a point's row that hold means over class orders, each with `_mean` and `_sem`."""
 
 _COLUMNS = {
     "average Θ (%)": "average_accuracy",
     "average Θᴱ (%)": "average_accuracy_exemplar_model",
-    "forgetting (points)": "forgetting",
+    **FORGETTING,
     "gain Θ over herding": "gain",
     "gain Θᴱ over herding": "gain_exemplar_model",
     "seconds (fastest order)": "seconds_least",
@@ -56,13 +56,17 @@ def _flat(row: Row) -> Row:
 
 def _markdown(sweep: Sweep, rows: list[Row]) -> str:
     fixed = " ".join(f"{name}={text}" for name, text in sweep.fixed.items())
+    recipe = "" if sweep.recipe == "default" else f", recipe {sweep.recipe}"
     lines = [
-        f"# {sweep.preset}, {sweep.method or 'its method'}, {sweep.seeds} class orders{f', {fixed}' if fixed else ''}",
+        f"# {sweep.preset}{recipe}, {sweep.method or 'its method'}, {sweep.seeds} class orders"
+        f"{f', {fixed}' if fixed else ''}",
         "",
-        "Mean ± standard error over class orders; gains are paired by class order, in points. Seconds are those of a "
-        "whole run, including its base model even if another run has trained that. They are those of the fastest class "
-        "order, because the first one may have to compile. The outer step's memory is the temporary memory of its "
-        "compiled program.",
+        "Mean ± standard error over class orders; gains are paired by class order, in points. Forgetting and backward "
+        "transfer, of Θ and in points: base classes, first minus final accuracy on phase 0's classes; average, best "
+        "earlier minus final accuracy on a phase's classes, mean over all phases but the last; backward transfer, "
+        "final accuracy minus that on arrival, the same mean. Seconds are those of a whole run, including its base "
+        "model even if another run has trained that. They are those of the fastest class order, because the first one "
+        "may have to compile. The outer step's memory is the temporary memory of its compiled program.",
         "",
     ]
     shown = {head: key for head, key in _COLUMNS.items() if sweep.herding or not key.startswith("gain")}
@@ -107,8 +111,8 @@ def _plot(sweep: Sweep, rows: list[Row], path: Path) -> None:
     lines: dict[str, list[Row]] = {}
     for row in rows:
         lines.setdefault(", ".join(row["settings"][name] for name in others), []).append(row)
-    columns = -(-len(shown) // 2)
-    figure, panels = plt.subplots(2, columns, figsize=(4 * columns, 7), layout="constrained")
+    height = -(-len(shown) // 3)
+    figure, panels = plt.subplots(height, 3, figsize=(12, 3.5 * height), layout="constrained")
     for axes, (head, key) in zip(panels.flat, shown.items(), strict=False):
         for name, points in lines.items():
             found = [(places[row["settings"][first]], *_value(row, key)) for row in points]
@@ -150,7 +154,7 @@ def _row(sweep: Sweep, point: Settings, out: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"settings": point, "seeds": sorted(runs)}
     for key in FIGURES:
         row[key] = {seed: _figure(summary, key) for seed, summary in runs.items()}
-        row[f"{key}_mean"], row[f"{key}_sem"] = mean_and_error([v for v in row[key].values() if v is not None])
+        row[f"{key}_mean"], row[f"{key}_sem"] = mean_of_runs([{key: value} for value in row[key].values()], key)
     row["seconds_least"] = min(row["seconds"].values(), default=None)
     memories = [read_json(folder / MEMORY_FILE) for folder in folders.values() if (folder / MEMORY_FILE).exists()]
     row["outer_step_bytes"] = memories[0]["temporary_bytes"] if memories else None
@@ -171,6 +175,9 @@ def _summaries(folders: dict[int, Path]) -> dict[int, Summary]:
 
 
 def _figure(summary: Summary, key: str) -> float | None:
-    """Return one result of a run. Its seconds include the base model, even if another run has trained that."""
+    """Return one result of a run; None if it has none, as one of an older version may.
+
+    Its seconds include the base model, even if another run has trained that.
+    """
     shared = summary["shared_first_phase"] if key == "seconds" else None
-    return summary[key] + shared["seconds"] if shared else summary[key]
+    return summary[key] + shared["seconds"] if shared else summary.get(key)

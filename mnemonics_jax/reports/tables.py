@@ -3,13 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from mnemonics_jax.reports.figures import accuracy_curves
-from mnemonics_jax.reports.statistics import comparison, group_arms
+from mnemonics_jax.reports.statistics import FORGETTING, comparison, group_arms
 from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.files import write_json
+
+_FORGETTING_CAPTION = (
+    "points, mean ± standard error; base classes: first minus final accuracy on phase 0's classes; average: best "
+    "earlier minus final, over all earlier groups; backward transfer: final minus on arrival"
+)
 
 
 def write_report(summaries: list[Summary], out: Path) -> list[dict[str, Any]]:
@@ -20,26 +26,30 @@ def write_report(summaries: list[Summary], out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def comparison_table(rows: list[dict[str, Any]]) -> Table:
-    """Return the rows of comparison.json as a table: means ± standard errors over class orders.
+def comparison_tables(rows: list[dict[str, Any]]) -> Group:
+    """Return the rows of comparison.json as two tables: accuracies with their gains, then what is forgotten.
 
-    Accuracies are in percent, gains and forgetting in percentage points.
+    All are means ± standard errors over class orders, accuracies in percent, the rest in percentage points. One table
+    of it all would be wider than 120 columns.
     """
-    table = Table(
-        "method", "exemplars", caption="mean ± standard error over class orders; gains are paired by class order"
-    )
-    for heading in ("orders", "average", "average Θᴱ", "forgetting", "gain vs herding", "gain Θᴱ"):
+    accuracy = {"average": "average_accuracy", "average Θᴱ": "average_accuracy_exemplar_model"}
+    gains = {"gain vs herding": "paired_gain_vs_herding", "gain Θᴱ": "paired_gain_exemplar_model_vs_herding"}
+    caption = "mean ± standard error over class orders; gains are paired by class order"
+    return Group(_table(rows, accuracy, gains, caption), _table(rows, FORGETTING, {}, _FORGETTING_CAPTION))
+
+
+def _table(rows: list[dict[str, Any]], figures: dict[str, str], gains: dict[str, str], caption: str) -> Table:
+    """Return a table of some results of comparison.json; each is named by its heading."""
+    table = Table("method", "exemplars", caption=caption)
+    for heading in ("orders", *figures, *gains):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
             row["method"],
             row["exemplars"] or "none",
             str(row["seeds"]),
-            mean_and_error_text(row, "average_accuracy"),
-            mean_and_error_text(row, "average_accuracy_exemplar_model"),
-            mean_and_error_text(row, "forgetting"),
-            mean_and_error_text(row, "paired_gain_vs_herding", sign="+"),
-            mean_and_error_text(row, "paired_gain_exemplar_model_vs_herding", sign="+"),
+            *(mean_and_error_text(row, name) for name in figures.values()),
+            *(mean_and_error_text(row, name, sign="+") for name in gains.values()),
         )
     return table
 
@@ -53,7 +63,7 @@ def run_table(summary: Summary) -> Table:
     table = Table(
         title=Text(f"{summary['method']}{kind} on {summary['dataset']}, seed {summary['seed']}"),
         caption=f"average accuracy {summary['average_accuracy']:.2f} %, last {summary['last_accuracy']:.2f} %, "
-        f"forgetting {summary['forgetting']:.2f} points; memory {summary['memory_bytes']:,} bytes "
+        f"{_forgetting(summary)}; memory {summary['memory_bytes']:,} bytes "
         f"({summary['memory_dtype']}); {summary['seconds']:.0f} s on {summary['backend']}, "
         f"{summary['compilations']} compilations",
     )
@@ -72,6 +82,12 @@ def run_table(summary: Summary) -> Table:
             " ".join(f"{value:.0f}" for value in row if value is not None),
         )
     return table
+
+
+def _forgetting(summary: Summary) -> str:
+    """Return the figures of `FORGETTING` as text; a dash for one that a run of an older version lacks."""
+    values = {name: summary.get(key) for name, key in FORGETTING.items()}
+    return ", ".join(f"{name} {'–' if value is None else f'{value:.2f} points'}" for name, value in values.items())
 
 
 def mean_and_error_text(row: dict[str, Any], name: str, sign: str = "") -> str:

@@ -108,7 +108,8 @@ def fingerprint(setup: Setup) -> dict[str, Any]:
     config, stream = setup.config, setup.stream
     dataset = stream.dataset
     data = {name: value for name, value in dataclasses.asdict(config.data).items() if name not in ("workers", "stream")}
-    train = {name: value for name, value in dataclasses.asdict(config.train).items() if not name.startswith("later_")}
+    later = ("later_", "balanced_")
+    train = {name: value for name, value in dataclasses.asdict(config.train).items() if not name.startswith(later)}
     return {
         "data": {**data, "streamed": isinstance(dataset.train_images, LazyImages)},
         "classes": [*zip(dataset.class_names, dataset.train_counts().tolist(), strict=True)],

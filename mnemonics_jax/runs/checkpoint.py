@@ -45,7 +45,8 @@ class SaveConfig:
         """Return whether to save the resume point `current`; `last` was saved `seconds` ago."""
         same = (last.state.phase, last.stage, last.part) == (current.state.phase, current.stage, current.part)
         done = last.done if same else 0
-        every = self.every_steps if current.stage is Stage.TRAINING else self.every_outer_steps
+        trains = current.stage in (Stage.TRAINING, Stage.BALANCED)
+        every = self.every_steps if trains else self.every_outer_steps
         return current.done - done >= every and seconds >= self.min_seconds
 
 

@@ -15,6 +15,7 @@ from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.setup import Setup, make_setup
 from mnemonics_jax.phase.state import PhaseState, initial_state
 from mnemonics_jax.runs.checkpoint import CheckpointFolder
+from mnemonics_jax.runs.folder import with_recorded
 from mnemonics_jax.runs.model import Model, model_of
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime.progress import Display
@@ -57,6 +58,22 @@ class Result:
     def forgetting(self) -> float:
         """Accuracy of Θ_0 minus accuracy of Θ_N on the classes of phase 0, in percentage points."""
         return self._model_level.forgetting
+
+    @property
+    def average_forgetting(self) -> float:
+        """Best earlier minus final accuracy on the classes of a phase, mean over phases 0 .. N-1, in percentage points.
+
+        1/N Σ_{g<N} (max_{g≤l<N} a_{l,g} − a_{N,g}), a being `accuracy_matrix` (Chaudhry et al., ECCV 2018).
+        """
+        return self._model_level.average_forgetting
+
+    @property
+    def backward_transfer(self) -> float:
+        """Final accuracy minus that on arrival on the classes of a phase, mean over phases 0 .. N-1, in points.
+
+        1/N Σ_{g<N} (a_{N,g} − a_{g,g}), a being `accuracy_matrix` (Lopez-Paz and Ranzato, NeurIPS 2017).
+        """
+        return self._model_level.backward_transfer
 
     @property
     def accuracy_matrix(self) -> Float[np.ndarray, "phases groups"]:
@@ -118,7 +135,7 @@ def run(config: Config, out: Path | str | None = None, *, callbacks: Callbacks =
     if out is not None:
         with Display() as display:
             run_in_folder(config, Path(out), display)
-            setup = make_setup(config)
+            setup = make_setup(with_recorded(Path(out), config))
             with CheckpointFolder(Path(out) / "checkpoints") as checkpoints:
                 return Result(setup, checkpoints.after(setup.stream.num_phases - 1, setup, initial_state(setup)))
     setup = make_setup(config)

@@ -9,6 +9,7 @@ import jax
 
 from mnemonics_jax import data
 from mnemonics_jax.config.config import Config, flatten
+from mnemonics_jax.exemplars.device_memory import learning_bytes, planned_bytes
 from mnemonics_jax.phase.evaluation import accuracies
 from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.setup import Setup, make_setup
@@ -16,7 +17,7 @@ from mnemonics_jax.phase.state import PhaseState, ResumePoint, initial_state
 from mnemonics_jax.runs.base_model_cache import BaseModelCache
 from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder, SaveConfig
 from mnemonics_jax.runs.checkpoint_schedule import CheckpointSchedule
-from mnemonics_jax.runs.folder import claim_folder
+from mnemonics_jax.runs.folder import claim_folder, with_recorded
 from mnemonics_jax.runs.metrics_log import MetricsLog, NullLog
 from mnemonics_jax.runs.preemption import on_sigterm
 from mnemonics_jax.runs.summary import summarise
@@ -111,7 +112,11 @@ def _common_setup(config: Config, out: Path, save: SaveConfig, resources: ExitSt
     problem, setup = "", None
     try:
         check_ranges(save, "save.")
+        asked, config = config, with_recorded(out, config)
         setup = make_setup(config, load)
+        if config != asked:
+            _check_recorded_size(setup, out)
+        config = setup.config
         if is_primary():
             resources.enter_context(locked(out))
             claim_folder(out, config)
@@ -119,6 +124,25 @@ def _common_setup(config: Config, out: Path, save: SaveConfig, resources: ExitSt
         problem = str(error)
     require_agreement(flatten(config.to_dict()), problem)
     return setup
+
+
+def _check_recorded_size(setup: Setup, out: Path) -> None:
+    """Check that the group size in which the run in `out` began fits this device.
+
+    Raises:
+        UserError: when it does not.
+    """
+    strategy, stream = setup.config.exemplars, setup.stream
+    slots = (setup.group_classes or stream.num_classes) * strategy.capacity(stream.sizes[0])
+    needed = learning_bytes(strategy, setup.net, slots, stream.dataset.image_shape)
+    if needed > planned_bytes():
+        size = strategy.group_classes
+        groups = f"in groups of {size} classes" if size else "of all classes at once"
+        raise UserError(
+            f"the run in {out} learns exemplars {groups}, which takes about {needed / 2**30:.1f} GiB, and "
+            f"{planned_bytes() / 2**30:.1f} GiB are planned for it on this device: go on on a device with more memory, "
+            f"try it all the same with --exemplars.group-classes {size}, or choose another --out"
+        )
 
 
 def _starting_checkpoint(setup: Setup, checkpoints: CheckpointFolder, display: Display) -> Checkpoint:

@@ -17,7 +17,9 @@ def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]]) -> 
     """Return the content of summary.json for a run that ended with `state` and logged `events`.
 
     Accuracies are percentages, floats from 0 to 100. `accuracy_matrix[i][g]` is the accuracy after phase i on the
-    classes of phase g; it is None for g > i.
+    classes of phase g; it is None for g > i. `forgetting` is that of the base classes, `average_forgetting` and
+    `backward_transfer` are over all classes but the last phase's (`Accuracies` has the equations); all three are in
+    percentage points.
     """
     config, stream = setup.config, setup.stream
     groups = stream.phase_of_class()
@@ -38,11 +40,17 @@ def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]]) -> 
         "average_accuracy": result.average,
         "last_accuracy": float(result.overall[-1]),
         "forgetting": result.forgetting,
+        "average_forgetting": result.average_forgetting,
+        "backward_transfer": result.backward_transfer,
         "accuracy_matrix": matrix,
         "accuracy_exemplar_model": fitted.overall.tolist() if fitted else None,
         "average_accuracy_exemplar_model": fitted.average if fitted else None,
         "forgetting_exemplar_model": fitted.forgetting if fitted else None,
+        "average_forgetting_exemplar_model": fitted.average_forgetting if fitted else None,
+        "backward_transfer_exemplar_model": fitted.backward_transfer if fitted else None,
         "seen_classes": [stream.seen(i) for i in range(stream.num_phases)],
+        # Classes learned in one program; 0 for all, None where nothing is learned.
+        "group_classes": config.exemplars.group_classes if setup.learns else None,
         "memory_bytes": state.memory.num_bytes,
         "memory_dtype": state.memory.images.dtype.name,
         # All processes of a run compile the same programs, so their maximum counts for the run.

@@ -27,6 +27,12 @@ class Use(IntEnum):
     PROBE = 8
     INNER_BATCHES = 9
     PROBE_INNER_BATCHES = 10
+    BALANCED_ORDER = 11
+    BALANCED_AUGMENT = 12
+    GATE_HOLDOUT = 13
+    FORGET = 14
+    REPLAY = 15
+    TELL_APART = 16
 
 
 def root_key(seed: int) -> Key:

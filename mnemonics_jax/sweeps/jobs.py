@@ -11,7 +11,7 @@ from mnemonics_jax import data
 from mnemonics_jax.config.config import Config
 from mnemonics_jax.phase.setup import make_setup
 from mnemonics_jax.runs.checkpoint import SaveConfig
-from mnemonics_jax.runs.folder import check_folder
+from mnemonics_jax.runs.folder import check_folder, with_recorded
 from mnemonics_jax.runs.runner import finished, run_in_folder
 from mnemonics_jax.runtime.errors import NumbersError, RunsFailedError, UserError
 from mnemonics_jax.runtime.files import cannot_write, make_folder, write_json
@@ -188,7 +188,7 @@ def check(jobs: Sequence[Job], out: Path, save: SaveConfig, load: data.Load) -> 
         try:
             check_folder(out / job.name, job.config)
             if not (out / job.name / "summary.json").exists():
-                make_setup(job.config, load)
+                make_setup(with_recorded(out / job.name, job.config), load)
         except UserError as error:
             raise UserError(f"{job.name}: {error}") from error
     make_folder(out)

@@ -9,6 +9,7 @@ from pathlib import Path
 from mnemonics_jax.config.parsing import has, override, pairs
 from mnemonics_jax.config.presets import make_config
 from mnemonics_jax.phase.setup import make_setup
+from mnemonics_jax.runs.folder import with_recorded
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import write_json
 from mnemonics_jax.sweeps.compiled_memory import outer_step_bytes
@@ -53,6 +54,7 @@ class Sweep:
     fixed: Settings
     seeds: int
     herding: bool = False
+    recipe: str = "default"
 
     def points(self) -> list[Settings]:
         """Return the settings of each point; the last axis varies fastest."""
@@ -75,8 +77,8 @@ class Sweep:
 
     def job(self, point: Settings, kind: str, seed: int) -> Job:
         """Return the job of a point with one kind of exemplars and one seed."""
-        config = make_config(self.preset, self.method, kind)
-        learned = make_config(self.preset, self.method, "mnemonics")
+        config = make_config(self.preset, self.method, kind, self.recipe)
+        learned = make_config(self.preset, self.method, "mnemonics", self.recipe)
         settings = {**self.fixed, **point}
         override(learned, settings)
         settings = {name: text for name, text in settings.items() if has(config, name)}
@@ -97,4 +99,6 @@ def label(settings: Settings) -> str:
 def measure(job: Job, folder: Path) -> None:
     """Write the memory of the compiled outer step into the folder of a run, once, and only for seed 0."""
     if job.config.seed == 0 and job.config.exemplars.name == "mnemonics" and not (folder / MEMORY_FILE).exists():
-        write_json(folder / MEMORY_FILE, {"temporary_bytes": outer_step_bytes(make_setup(job.config))})
+        write_json(
+            folder / MEMORY_FILE, {"temporary_bytes": outer_step_bytes(make_setup(with_recorded(folder, job.config)))}
+        )

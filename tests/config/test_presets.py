@@ -1,5 +1,6 @@
 """The presets of the paper's table: every cell, against the settings that the literature gives."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -34,3 +35,29 @@ def test_every_cell_of_the_table_has_its_settings(preset, phases, method, kind):
     assert (data.flip, data.crop_padding, data.resized_crop) == ((True, 0, True) if large else (True, 4, False))
     assert data.image_size == (224 if large else None)
     nets.build(config.net, CLASSES[preset], config.method.head)
+
+
+@pytest.mark.parametrize(
+    ("preset", "method", "later", "tuning"),
+    [
+        ("images", "lwf", (40, 0.05), 200),
+        ("npz", "icarl", (40, 0.05), 200),
+        ("npz", "bic", (20, 0.1), 0),
+        ("images", "lucir", (20, 0.02), 200),
+        ("npz", "joint", (40, 0.05), 0),
+        ("digits", "lwf", (120, 0.05), 200),
+        ("digits", "bic", (120, 0.05), 200),
+        ("digits", "lucir", (120, 0.05), 0),
+        ("cifar100", "lucir", (160, 0.1), 0),
+    ],
+)
+def test_training_of_later_phases_is_that_of_the_method(preset, method, later, tuning):
+    train = make_config(preset, method).train
+    assert (train.later_epochs or train.epochs, train.later_learning_rate or train.learning_rate) == later
+    assert (train.balanced_steps, train.balanced_learning_rate) == (tuning, 0.01)
+    assert train.steps(1, 64 * train.batch_size) == 64 * later[0]
+    # Phase 0 is the same for all methods, so that they can share Θ_0.
+    assert dataclasses.replace(train, **LATER) == dataclasses.replace(make_config(preset, "joint").train, **LATER)
+
+
+LATER = {"later_epochs": None, "later_learning_rate": None, "balanced_steps": 0}

@@ -22,6 +22,7 @@ SETTINGS = (
     *("--net.widths", "8", "8", "--train.epochs", "1", "--train.batch-size", "8", "--train.chunk-steps", "8"),
     *("--data.crop-padding", "1", "--base", "1", "--phases", "1", "--exemplars", "random", "--method", "lwf"),
     *("--exemplars.per-class", "2", "--exemplars.unroll-length", "2", "--data.image-size", "8"),
+    *("--train.later-epochs", "1", "--train.balanced-steps", "0"),
 )
 
 

@@ -21,7 +21,7 @@ def filled(counts):
 
 def test_halves_are_disjoint_class_wise_and_old():
     kept = filled([5, 4, 3, 5])
-    (first, first_other), (second, second_other) = half_problems(Mnemonics(), kept, range(3))
+    ((first, first_other),), ((second, second_other),) = half_problems(Mnemonics(), kept, range(3))
     np.testing.assert_array_equal(first.learned, second_other)
     np.testing.assert_array_equal(second.learned, first_other)
     assert not (first.learned & second.learned).any()

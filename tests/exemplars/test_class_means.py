@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mnemonics_jax.data.augmentation import Augmentation
+from mnemonics_jax.exemplars.inner import InnerBatches, InnerLoop, InnerProblem, InnerProgram, Models, run_inner_loop
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.nets import NetConfig, build, init
-from mnemonics_jax.nets.classifier import apply_head, imprint_means, imprint_ridge
+from mnemonics_jax.nets.classifier import apply, apply_head, imprint_means, imprint_ridge
 from mnemonics_jax.phase.callbacks import NoCallbacks
 from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.state import initial_state
@@ -93,6 +95,30 @@ def test_without_inner_steps_the_exemplar_model_predicts_as_the_nearest_mean_doe
         state = run_phase(setup, initial_state(setup), NoCallbacks())
         rows.append(state.num_correct_exemplar_model[0])
     np.testing.assert_array_equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize("settings", [{"unroll_length": 0}, {"unroll_length": 2}], ids=str)
+def test_features_in_parts_are_those_of_all_at_once(settings):
+    """Value and gradient; 10 slots in parts of 4, the last of which is padded."""
+    net = build(NetConfig(name="convnet", widths=(4, 6)), CLASSES, "linear")
+    model = init(net, jax.random.key(0), (4, 4, 1))
+    rng = np.random.default_rng(0)
+    pixels, labels = jnp.asarray(rng.uniform(size=(10, 4, 4, 1)), jnp.float32), jnp.arange(10) % CLASSES
+    weights = jnp.asarray(rng.normal(size=CLASSES), jnp.float32)
+    slots = np.broadcast_to(np.arange(10, dtype=np.int32), (settings["unroll_length"], 10))
+    batches = InnerBatches(jnp.asarray(slots), jnp.ones(slots.shape), jnp.ones(10))
+
+    def total(pixels, inner_batch):
+        kind = Mnemonics(inner_init="class_means", inner_scope="head", inner_batch=inner_batch, **settings)
+        program = InnerProgram(net, kind, Augmentation(0, False, (0.2,), (1.0,)))
+        problem = InnerProblem(Models(model, model, jnp.zeros((), bool)), labels, jnp.ones(CLASSES, bool))
+        loop = InnerLoop(program, problem, batches, model, jax.random.key(1))
+        fitted = run_inner_loop(loop, loop.encode(pixels, jnp.full(max(slots.shape[0], 1), 0.1)))
+        return (apply(net, fitted, pixels[:3]).logits @ weights).sum()
+
+    (whole, slope), (parts, slope_of_parts) = (jax.value_and_grad(total)(pixels, size) for size in (None, 4))
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    np.testing.assert_allclose(slope_of_parts, slope, rtol=1e-3, atol=1e-6)
 
 
 def check(settings):

@@ -12,7 +12,7 @@ from mnemonics_jax import nets
 from mnemonics_jax.exemplars import device_memory as groups
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
-from mnemonics_jax.exemplars.problems import group_problems, select, update
+from mnemonics_jax.exemplars.problems import group_problems, half_problems, select, update
 from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.state import initial_state
 from mnemonics_jax.runtime.errors import UserError
@@ -72,11 +72,61 @@ def test_a_run_learns_its_groups_and_leaves_old_exemplars_alone(tiny):
     assert [[event[:2] for event in callbacks.events].count(("exemplars", phase)) for phase in (0, 1)] == [2, 2]
 
 
-def test_groups_of_one_class_are_refused(tiny):
-    with pytest.raises(UserError, match=r"--exemplars\.group-classes 1: has to be at least 2"):
-        check_ranges(dataclasses.replace(SETTINGS, group_classes=1), "exemplars.")
-    with pytest.raises(UserError, match="adjust needs all"):
-        dataclasses.replace(SETTINGS, group_classes=2, adjust=True).validate()
+@pytest.mark.parametrize(("old", "size"), [(range(6), 3), (range(5), 2), (range(2), 5), (range(7), 4)])
+def test_every_old_class_is_adjusted_once_in_each_half_beside_others(old, size):
+    kept = memory(old.stop + 2)
+    slots = np.arange(2)
+    for half, problems in enumerate(half_problems(SETTINGS, kept, old, size)):
+        adjusted = []
+        for problem, other in problems:
+            part = select(kept, problem)
+            assert len(problem.positions) == size
+            rows = part.counts > 0
+            window = problem.positions[rows]
+            assert len(set(window)) == len(window) == min(size, old.stop)
+            np.testing.assert_array_equal(np.flatnonzero(problem.seen), np.sort(window))
+            # The inner loop has one half of the window's classes, the outer loss the other half of the same.
+            np.testing.assert_array_equal(problem.inner, rows[:, None] & (slots % 2 == half))
+            np.testing.assert_array_equal(other, problem.seen[:, None] & (slots % 2 != half))
+            assert not (problem.learned & ~problem.inner).any()
+            assert (problem.cap, problem.steps) == (SETTINGS.adjust_cap, SETTINGS.adjust_steps)
+            adjusted += problem.positions[problem.learned.any(axis=1)].tolist()
+        assert adjusted == list(old)
+
+
+def test_a_group_as_large_as_all_is_adjusted_as_without_groups():
+    kept = memory(7)
+    (((one, _),), _), (((all_, other),), _) = (half_problems(SETTINGS, kept, range(7), size) for size in (7, None))
+    np.testing.assert_array_equal(one.positions, all_.positions[:7])
+    np.testing.assert_array_equal(one.learned, all_.learned[:7])
+    np.testing.assert_array_equal(one.inner, all_.inner[:7])
+    np.testing.assert_array_equal(one.seen, all_.seen)
+    assert not other[7:].any()
+
+
+def test_old_exemplars_are_adjusted_in_groups(tiny):
+    """All problems of a phase have random streams of their own, and every old class changes, within the cap."""
+    changes = {"group_classes": 3, "adjust": True, "adjust_steps": 4, "adjust_cap": 0.03, "outer_learning_rate": 0.1}
+    setup = tiny.setup("lwf", "mnemonics", stream={"phases": 1}, train={"epochs": 1}, exemplars=changes)
+    state = run_phase(setup, initial_state(setup), Events())
+    callbacks = Events()
+    after = run_phase(setup, state, callbacks)
+    told = [(name, values) for name, _, values in callbacks.events if "outer_loss_after" in values]
+    assert [name for name, _ in told] == ["exemplars"] * 2 + ["adjusting"] * 4
+    problems = [values["problem"] for name, _, values in callbacks.events if name == "outer"]
+    assert sorted(set(problems)) == list(range(6))
+    moved = np.abs(after.memory.images[:5].astype(int) - state.memory.images[:5])
+    assert (moved.max((1, 2, 3, 4)) > 0).all()
+    assert moved.max() <= round(0.03 * 255)
+
+
+def test_groups_of_one_class_are_refused():
+    with pytest.raises(UserError, match=r"--exemplars\.group-classes 1: .* choose at least 2, or 0 for all"):
+        dataclasses.replace(SETTINGS, group_classes=1).validate()
+    with pytest.raises(UserError, match=r"--exemplars\.group-classes -1: has to be at least 0"):
+        check_ranges(dataclasses.replace(SETTINGS, group_classes=-1), "exemplars.")
+    for size in (None, 0, 2):
+        dataclasses.replace(SETTINGS, group_classes=size, adjust=True).validate()
 
 
 NET = nets.build(nets.NetConfig(name="resnet18"), 1000, "cosine")
@@ -89,13 +139,14 @@ def choose(monkeypatch, gib, **settings):
 
 
 def test_the_default_is_the_most_that_fits(monkeypatch):
-    assert choose(monkeypatch, 1000) is None
+    assert choose(monkeypatch, 1000) == 0
     sizes = [choose(monkeypatch, gib) for gib in (2, 4, 8)]
     assert 2 <= sizes[0] < sizes[1] < sizes[2] < 1000
     room = 0.75 * (4 << 30)
     assert groups.learning_bytes(dataclasses.replace(SETTINGS, inner_batch=64), NET, sizes[1] * 20, SHAPE) <= room
     assert groups.learning_bytes(dataclasses.replace(SETTINGS, inner_batch=64), NET, (sizes[1] + 1) * 20, SHAPE) > room
     assert choose(monkeypatch, 8, group_classes=7) == 7
+    assert choose(monkeypatch, 2, group_classes=0) == 0
 
 
 def test_what_cannot_fit_is_refused(monkeypatch):

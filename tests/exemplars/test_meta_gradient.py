@@ -121,6 +121,7 @@ def test_the_engine_computes_the_outer_loss(settings):
     with jax.enable_x64(True):
         case = make_case(**settings)
         program, problem, meta, batch = case
+        problem, batch = jax.tree.map(jnp.asarray, (problem, batch))
         loss = jax.jit(lambda meta: outer_loss(program, problem, meta, batch, jax.random.key(7)))
         single = jax.tree.map(jnp.float32, meta)
         np.testing.assert_allclose(loss_and_gradient(case)(single)[0], loss(single), rtol=1e-5)
@@ -211,7 +212,7 @@ def test_the_anchor_adds_the_mean_distance_to_the_class_vectors():
     used = np.asarray(batch.inner.usable) > 0
     cosines = []
     for feature, label in zip(queries, batch.labels, strict=True):
-        mean = kept[used & (problem.labels == label)].mean(axis=0)
+        mean = kept[used & (problem.inner.labels == label)].mean(axis=0)
         cosines.append(feature @ mean / np.linalg.norm(mean))
     np.testing.assert_allclose(more - plain, 3 * (1 - np.mean(cosines)), rtol=1e-9)
 
@@ -219,7 +220,7 @@ def test_the_anchor_adds_the_mean_distance_to_the_class_vectors():
 def chunk_inputs(learning_rate=0.02, **settings):
     """A chunk of three outer steps of which the last is not active, in the types a run uses."""
     program, problem, start, batch = make_case(**settings)
-    problem = problem._replace(learned=problem.learned & (problem.labels == 3))
+    problem = problem._replace(learned=problem.learned & (problem.inner.labels == 3))
     rng = np.random.default_rng(5)
     stacked = jax.tree.map(lambda leaf: np.stack([leaf] * 3), batch)._replace(
         images=rng.integers(0, 256, (3, 12, SIDE, SIDE, 1)).astype(np.uint8),

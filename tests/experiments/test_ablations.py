@@ -30,6 +30,15 @@ def test_every_row_is_paired_with_herding_that_differs_in_the_kind_alone(table):
             assert getattr(mine.exemplars, name) == getattr(theirs.exemplars, name)
 
 
+def test_every_row_has_the_recipe_that_is_asked_for(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(ablations.Ablations, "jobs", lambda self, tables: made.append(self) or [])
+    words = ["gain", "--recipe", "paper", "--methods", "lwf", "--list", "--out", str(tmp_path)]
+    assert ablations.main(words) == 0
+    config = made[0].config(ablations.Row("learned"), "lwf", 0)
+    assert (config.recipe, config.exemplars.inner_init, config.net.weight_transfer) == ("paper", "current", True)
+
+
 def test_runs_that_several_rows_ask_for_are_run_once():
     one = plan("lwf", "lucir")
     names = [job.name for job in one.jobs(["kinds", "anchor", "gain"])]
@@ -55,10 +64,25 @@ def test_a_table_has_means_standard_errors_and_paired_differences(tmp_path):
     assert "| lwf | learned | 3 | 56.00 ± 3.21 |" in text
     with (tmp_path / "gain.csv").open() as file:
         (line,) = csv.DictReader(file)
-    assert float(line["forgetting_gain"]) == pytest.approx(1.0)
+    for key in ("forgetting", "average_forgetting", "backward_transfer"):
+        assert float(line[f"{key}_gain"]) == float(line[f"{key}_exemplar_model_gain"]) == pytest.approx(1.0)
+    for heading in ("forgetting (base classes) Θ", "forgetting (average) Θ", "backward transfer Θᴱ"):
+        assert f"| {heading} |" in text
     # A class order that only one side has is left out.
     del summaries[one.job(row, "lwf", 2).name]
     assert "| lwf | learned | 2 | 55.50 ± 5.50 |" in ablations.write_table("gain", one, summaries, tmp_path)
+
+
+def test_runs_of_an_older_version_leave_their_place_empty(tmp_path):
+    one, row = plan("lwf"), ablations.Row("learned")
+    names = [one.job(side, "lwf", seed).name for side in (row, one.twin(row)) for seed in (0, 1)]
+    old = {key: 50.0 for key in ablations.COLUMNS if "average_forgetting" not in key and "backward" not in key}
+    text = ablations.write_table("gain", one, dict.fromkeys(names, old | {"seconds": 1.0}), tmp_path)
+    zero = "+0.00 ± 0.00"
+    assert f"| lwf | learned | 2 | 50.00 ± 0.00 |  |  | {zero} |  |  |" in text
+    with (tmp_path / "gain.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    assert (line["forgetting"], line["average_forgetting"], line["backward_transfer_gain"]) == ("50.0", "", "")
 
 
 def test_the_script_runs_and_goes_on(tmp_path, capsys):
@@ -102,6 +126,7 @@ def test_the_probe_needs_a_class_order():
         (["--set", "train.epochs"], "give FIELD=VALUE"),
         (["--set", "train.epoch=3"], "train.epoch"),
         (["--preset", "digit"], "digit"),
+        (["--recipe", "papr"], "unknown recipe 'papr': did you mean 'paper'"),
         (["--seeds", "0"], "--seeds 0: at least one"),
     ],
 )

@@ -20,6 +20,7 @@ TINY = (
     *("--net.widths", "8", "8", "--train.epochs", "2", "--train.batch-size", "64", "--train.milestones", "0.6"),
     *("--train.chunk-steps", "8", "--data.crop-padding", "1", "--phases", "1", "--exemplars.per-class", "4"),
     *("--exemplars.unroll-length", "3", "--exemplars.inner-init", "reset_head", "--exemplars.inner-scope", "all"),
+    *("--train.later-epochs", "None"),
 )
 
 

@@ -88,7 +88,7 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MNEMONICS_NOTEBOOK_SHORT", "1")
     made = notebook(name)
     resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(made, timeout=300, kernel_name="python3", resources=resources).run_jobs()
+    nbclient.NotebookClient(made, timeout=300, kernel_name="python3", resources=resources).execute()
     outputs = [output for cell in made.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     text = "".join(output.get("text", "") for output in outputs)

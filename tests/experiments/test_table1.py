@@ -64,6 +64,16 @@ def test_a_full_cell_is_the_preset_with_its_n_and_arm(tmp_path):
     assert (baseline.exemplars.name, baseline.net.weight_transfer) == ("herding", False)
 
 
+def test_the_recipe_is_that_of_every_cell_and_the_arms_say_what_is_transferred(tmp_path):
+    paper = tyro.cli(table1.Asked, args=["--recipe", "paper", "--out", str(tmp_path)])
+    for arm in table1.ARMS:
+        config = table1.make(paper, table1.Cell(5, "lucir", arm), 0)
+        assert (config.recipe, config.exemplars.inner_init) == ("paper", "current")
+        assert config.net.weight_transfer == (arm == "ours+transfer")
+    assert table1.title(paper) == "cifar100, recipe paper"
+    assert {row["recipe"] for row in table1.rows(paper)} == {"paper"}
+
+
 def test_cells_hold_mean_error_and_gain(made):
     rows = read(made)
     assert len(rows) == 3 * 4 * 2
@@ -90,6 +100,9 @@ def test_what_was_not_run_is_empty_and_the_protocol_named(made):
     assert re.search(r"\| BiC w/ ours \| 60\.67 \|  \|  \| 58\.11 \|  \|  \| 55\.51 \|  \|  \|", text)
     assert re.search(r"\| LwF \| 49\.59 \| \d+\.\d\d ± \d+\.\d\d \(n=2\) \|  \| 46\.98 \|", text)
     assert read(made)["bic", "ours", "5"]["average_accuracy_mean"] == ""
+    # The slides have no forgetting, so nothing is set beside ours.
+    for name in ("forgetting (base classes)", "forgetting (average)", "backward transfer"):
+        assert f"| method | N=5 {name} | N=10 {name} | N=25 {name} |" in text
 
 
 def test_another_part_adds_to_the_table_and_runs_nothing_twice(made, tmp_path, monkeypatch):
@@ -133,6 +146,7 @@ def test_the_list_shows_what_is_done_and_writes_nothing(made, tmp_path, capsys):
         (("--phases", "10", "--methods", "lwf"), "small-n10/lwf-baseline-seed0: --phases 10 does not divide"),
         (("--scale", "full", "--images", "x"), "--images is for --scale small"),
         (("--set", "exemplars.outer_step=5"), "unknown setting 'exemplars.outer_step': did you mean"),
+        (("--recipe", "papr"), "unknown recipe 'papr': did you mean 'paper'"),
         (("--set", "outer_steps"), "--set outer_steps: give FIELD=VALUE"),
     ],
     ids=str,

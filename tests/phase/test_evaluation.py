@@ -5,6 +5,7 @@ import pytest
 
 from mnemonics_jax.methods import LogitCorrection
 from mnemonics_jax.phase.evaluation import (
+    Accuracies,
     Embedding,
     accuracies,
     by_classifier,
@@ -13,7 +14,7 @@ from mnemonics_jax.phase.evaluation import (
     count_correct,
     unit,
 )
-from mnemonics_jax.reports.statistics import Arm, mean_and_error, paired
+from mnemonics_jax.reports.statistics import Arm, comparison, mean_and_error, mean_of_runs, paired
 
 # Six classes in three groups: 0, 1, 2 arrive in phase 0; 3 in phase 1; 4, 5 in phase 2.
 GROUPS = np.array([0, 0, 0, 1, 2, 2])
@@ -36,7 +37,10 @@ def test_finished_phases_only():
     np.testing.assert_allclose(result.matrix, [[75, np.nan, np.nan], [50, 100, np.nan]])
     assert result.average == pytest.approx(67.5)
     assert result.forgetting == pytest.approx(25)
-    assert accuracies(RIGHT[:1], LABELS, GROUPS).forgetting == 0
+    assert result.average_forgetting == pytest.approx(25)
+    assert result.backward_transfer == pytest.approx(-25)
+    first = accuracies(RIGHT[:1], LABELS, GROUPS)
+    assert (first.forgetting, first.average_forgetting, first.backward_transfer) == (0, 0, 0)
 
 
 def test_marks_of_phases_not_measured_do_not_enter():
@@ -46,6 +50,59 @@ def test_marks_of_phases_not_measured_do_not_enter():
 
 def test_a_model_that_improves_on_its_first_classes_has_negative_forgetting():
     assert accuracies(np.array([[4, 0, 0], [6, 0, 0]], np.int32), LABELS, GROUPS).forgetting == pytest.approx(-25)
+
+
+def run_of(matrix):
+    """A run with that matrix; its overall accuracies are of no interest."""
+    return Accuracies(np.full(len(matrix), np.nan), matrix)
+
+
+def random_run(phases, seed):
+    """A run with accuracies drawn at random; NaN for groups still to come, as in a real one."""
+    matrix = np.random.default_rng(seed).uniform(0, 100, (phases, phases))
+    return run_of(np.where(np.tri(phases, dtype=bool), matrix, np.nan))
+
+
+def test_forgetting_and_transfer_of_an_example():
+    """Group 0 is best on arrival, group 1 later, group 2 at the end, which is not earlier; group 3 does not count."""
+    none = np.nan
+    result = run_of(np.array([[80, none, none, none], [60, 90, none, none], [70, 95, 40, none], [50, 65, 60, 100]]))
+    assert result.forgetting == pytest.approx(80 - 50)
+    assert result.average_forgetting == pytest.approx(((80 - 50) + (95 - 65) + (40 - 60)) / 3)
+    assert result.backward_transfer == pytest.approx(((50 - 80) + (65 - 90) + (60 - 40)) / 3)
+
+
+def test_groups_count_alike_whatever_their_images():
+    # Group 0 falls from 75 to 25 %, group 1 from 100 to 50 %.
+    result = accuracies(RIGHT, LABELS, GROUPS)
+    assert result.average_forgetting == pytest.approx(50)
+    assert result.backward_transfer == pytest.approx(-50)
+
+
+@pytest.mark.parametrize("phases", [2, 3, 6, 26])
+@pytest.mark.parametrize("seed", range(5))
+def test_forgetting_and_transfer_are_those_of_plain_loops(phases, seed):
+    result, last = random_run(phases, seed), phases - 1
+    a = result.matrix.tolist()
+    fallen = [max(a[k][g] for k in range(g, last)) - a[last][g] for g in range(last)]
+    changed = [a[last][g] - a[g][g] for g in range(last)]
+    assert result.average_forgetting == pytest.approx(sum(fallen) / last)
+    assert result.backward_transfer == pytest.approx(sum(changed) / last)
+
+
+@pytest.mark.parametrize("phases", [2, 3, 6, 26])
+@pytest.mark.parametrize("seed", range(5))
+def test_forgetting_is_at_least_what_transfer_takes(phases, seed):
+    """The best earlier accuracy is at least that on arrival; where it is that, the two are one figure."""
+    result = random_run(phases, seed)
+    assert result.average_forgetting >= -result.backward_transfer - 1e-9
+    falling = run_of(np.where(np.isnan(result.matrix), np.nan, result.matrix.diagonal() - np.arange(phases)[:, None]))
+    assert falling.average_forgetting == pytest.approx(-falling.backward_transfer)
+    if phases == 2:
+        assert result.average_forgetting == pytest.approx(-result.backward_transfer)
+        assert result.average_forgetting == pytest.approx(result.forgetting)
+    elif (np.nanargmax(result.matrix[:-1, :-1], axis=0) != np.arange(phases - 1)).any():
+        assert result.average_forgetting > -result.backward_transfer
 
 
 def test_right_guesses_by_group():
@@ -92,6 +149,23 @@ def test_differences_are_paired_by_class_order():
     assert paired(mine, arm("herding", {7: 1.0}), "average_accuracy") == []
     # A figure that a run does not have leaves its pair out.
     assert paired(mine, arm("herding", {0: None, 1: 45.0}), "average_accuracy") == [5.0]
+
+
+def test_a_mean_is_of_all_runs_or_there_is_none():
+    runs = [{"seed": 0, "forgetting": 1.0, "average_forgetting": 5.0}, {"seed": 1, "forgetting": 3.0}]
+    assert mean_of_runs(runs, "forgetting") == pytest.approx((2.0, 1.0))
+    assert mean_of_runs(runs, "average_forgetting") == (None, None)
+    assert mean_of_runs(runs, "backward_transfer") == (None, None)
+
+
+def test_a_comparison_has_forgetting_and_transfer_with_errors():
+    run = {"method": "lwf", "exemplars": "herding", "average_accuracy": 50.0, "last_accuracy": 40.0}
+    figures = {"forgetting": (1.0, 3.0), "average_forgetting": (5.0, 6.0), "backward_transfer": (-4.0, -1.0)}
+    runs = [{**run, "seed": seed} | {key: two[seed] for key, two in figures.items()} for seed in (0, 1)]
+    (row,) = comparison(runs)
+    for key, (one, two) in figures.items():
+        assert row[f"{key}_mean"] == pytest.approx((one + two) / 2)
+        assert row[f"{key}_sem"] == pytest.approx(abs(one - two) / 2)
 
 
 # Prediction rules

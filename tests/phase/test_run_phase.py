@@ -121,8 +121,10 @@ def test_a_wrong_label_map_is_noticed(lwf, intact, monkeypatch):
     assert old_accuracy(lwf, lwf[1]) < intact - 10
 
 
-def test_bic_holds_out_a_balanced_set_and_never_trains_on_it(tiny, monkeypatch):
-    setup = tiny.setup("bic", "random", train={"epochs": 1})
+@pytest.mark.parametrize("kind", ["random", "mnemonics"])
+def test_bic_holds_out_a_balanced_set_and_never_trains_on_it(tiny, monkeypatch, kind):
+    """The exemplars in it are those of the memory, learned where the memory's are."""
+    setup = tiny.setup("bic", kind, train={"epochs": 1})
     trained, measured = [], []
     run_chunks, embed = model_level.run_chunks, model_level.embed
 

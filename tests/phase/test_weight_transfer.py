@@ -7,8 +7,9 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mnemonics_jax.exemplars.inner import InnerProblem, Models, draw_batches, fit_exemplar_model
-from mnemonics_jax.nets import NetConfig, apply, build, init
-from mnemonics_jax.nets.layers import Conv
+from mnemonics_jax.nets import Classifier, ConvNet, LinearHead, NetConfig, ResNet, apply, apply_train, build, init
+from mnemonics_jax.nets.layers import BatchNorm, Conv
+from mnemonics_jax.nets.losses import cross_entropy
 from mnemonics_jax.nets.transfer import mask_transfer_updates
 from mnemonics_jax.phase.callbacks import NoCallbacks
 from mnemonics_jax.phase.run_phase import run_phase
@@ -17,7 +18,7 @@ from mnemonics_jax.runtime.random_streams import Use, random_stream
 
 
 def changed(before, after):
-    """Names of the parameters that differ, by kind: kernel, filter_scale, filter_shift, other, head."""
+    """Names of the parameters that differ, by kind: kernel, filter_scale, other, head."""
     kinds = set()
     after = flatten_dict(after)
     for path, value in flatten_dict(before).items():
@@ -32,7 +33,7 @@ def make(net, key):
 
 
 @pytest.mark.parametrize("name", ["convnet", "resnet32"])
-def test_scales_of_one_and_shifts_of_zero_change_nothing(name):
+def test_scales_of_one_change_nothing(name):
     key, images = jax.random.key(0), jax.random.normal(jax.random.key(1), (3, 8, 8, 3))
     plain = build(NetConfig(name=name), 5, "linear")
     transferred = build(NetConfig(name=name, weight_transfer=True), 5, "linear")
@@ -49,19 +50,54 @@ def test_scales_of_one_and_shifts_of_zero_change_nothing(name):
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
 
 
-def test_a_scale_multiplies_its_filter_and_a_shift_its_output():
+def test_a_scale_multiplies_its_filter():
     conv = Conv(4, 3, transfer=True)
     x = jax.random.normal(jax.random.key(0), (2, 5, 5, 3))
     params = conv.init(jax.random.key(1), x)["params"]
-    rng = np.random.default_rng(0)
-    scale, shift = rng.normal(size=(3, 4)), rng.normal(size=4)
-    out = conv.apply({"params": {**params, "filter_scale": scale, "filter_shift": shift}}, x)
+    scale = np.random.default_rng(0).normal(size=(3, 4))
+    out = conv.apply({"params": {**params, "filter_scale": scale}}, x)
     # Each input channel's own contribution, scaled by hand.
-    expected = np.zeros((2, 5, 5, 4)) + shift
+    expected = np.zeros((2, 5, 5, 4))
     for c in range(3):
         alone = jnp.zeros_like(x).at[..., c].set(x[..., c])
         expected += np.asarray(conv.apply({"params": params}, alone)) * scale[c]
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", [ConvNet((8, 8), transfer=True), ResNet(1, (8, 16), transfer=True)])
+def test_scales_and_the_shifts_behind_the_normalisation_get_gradients_in_training(backbone):
+    net = Classifier(backbone, LinearHead(5))
+    variables = make(net, jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (16, 8, 8, 3))
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            return cross_entropy(apply_train(net, variables._replace(params=params), images)[0].logits, labels, seen)
+
+        labels, seen = jnp.arange(16) % 5, jnp.ones(5, bool)
+        return jax.grad(lambda params: loss(params).mean())(params)
+
+    flat = flatten_dict(gradient(variables.params)["backbone"])
+    trained = {path: leaf for path, leaf in flat.items() if path[-1] in ("filter_scale", "bias")}
+    assert len(trained) == sum(path[-1] == "kernel" for path in flat) * 2
+    for path, leaf in trained.items():
+        assert np.abs(leaf).max() > 1e-4, path
+
+
+def test_a_shift_in_front_of_the_normalisation_would_do_nothing():
+    """Why weight transfer has none: see `nets.transfer`."""
+    norm, x = BatchNorm(), jax.random.normal(jax.random.key(0), (16, 5, 5, 3))
+    variables = norm.init(jax.random.key(1), x, train=False)
+
+    def output(shift, bias):
+        params = {**variables["params"], "bias": bias}
+        out, _ = norm.apply({**variables, "params": params}, x + shift, train=True, mutable=["batch_stats"])
+        return (out**3 + out).mean()
+
+    before, behind = jax.grad(output, argnums=(0, 1))(jnp.zeros(3), jnp.zeros(3))
+    np.testing.assert_allclose(before, 0, atol=1e-6)
+    assert (np.abs(behind) > 0.1).all()
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -70,7 +106,7 @@ def test_updates_are_switched_by_the_phase(frozen):
     ones = jax.tree.map(jnp.ones_like, init(net, jax.random.key(0), (8, 8, 1)).params)
     kept = jax.tree.map(jnp.zeros_like, ones)
     kinds = changed(kept, mask_transfer_updates(ones, jnp.asarray(frozen)))
-    assert kinds == {"head", "other"} | ({"filter_scale", "filter_shift"} if frozen else {"kernel"})
+    assert kinds == {"head", "other"} | ({"filter_scale"} if frozen else {"kernel"})
     flat = flatten_dict(ones)
     again = mask_transfer_updates(flat, jnp.asarray(frozen))
     assert jax.tree.all(
@@ -91,12 +127,7 @@ def test_kernels_freeze_after_the_base_phase(tiny, method):
     base = run_phase(setup, start, NoCallbacks())
     first = run_phase(setup, base, NoCallbacks())
     assert changed(start.variables.params, base.variables.params) == {"kernel", "other", "head"}
-    assert changed(base.variables.params, first.variables.params) == {
-        "filter_scale",
-        "filter_shift",
-        "other",
-        "head",
-    }
+    assert changed(base.variables.params, first.variables.params) == {"filter_scale", "other", "head"}
 
 
 def test_the_inner_loop_respects_the_frozen_kernels(tiny):
@@ -105,7 +136,7 @@ def test_the_inner_loop_respects_the_frozen_kernels(tiny):
     images = state.memory.images.reshape(-1, *state.memory.images.shape[2:])
     seen = np.arange(10) < 5
     batches = draw_batches(setup.config.exemplars, state.memory.used, random_stream(state.key, 0, Use.FIT))
-    for frozen, moved in ((True, {"filter_scale", "filter_shift"}), (False, {"kernel"})):
+    for frozen, moved in ((True, {"filter_scale"}), (False, {"kernel"})):
         models = Models(state.variables, state.previous, frozen=np.asarray(frozen))
         key = np.zeros(2, np.uint32)
         labels, rates = state.memory.labels(), np.exp(state.log_rates)

@@ -62,8 +62,13 @@ def arm(method, kind, seeds, phases=6):
     return Arm(method, kind, tuple(runs))
 
 
-def matrix(phases):
-    return np.where(np.tri(phases, dtype=bool), RNG.uniform(0, 100, (phases, phases)), np.nan)
+def matrices(phases, orders=3):
+    return np.where(np.tri(phases, dtype=bool), RNG.uniform(0, 100, (orders, phases, phases)), np.nan)
+
+
+def falling(phases):
+    """Everything is right on arrival and wrong in the end, which makes the longest figures."""
+    return np.where(np.eye(phases) > 0, 100.0, np.where(np.tri(phases, dtype=bool), 0.0, np.nan))[None]
 
 
 def confusion(names, sizes):
@@ -81,9 +86,12 @@ DRAW = {
         [arm(m, k, (0, 1)) for m in ("lwf", "icarl", "bic", "lucir") for k in (*KINDS, "own")], path
     ),
     "accuracy of one run": lambda path: figures.accuracy_curves([arm("joint", None, (0,))], path),
-    "groups": lambda path: figures.group_accuracy({f"icarl {kind}": matrix(6) for kind in KINDS}, path),
-    "many groups": lambda path: figures.group_accuracy({f"icarl {kind}": matrix(26) for kind in KINDS}, path),
-    "one run's groups": lambda path: figures.group_accuracy({"finetune": matrix(2)}, path),
+    "groups": lambda path: figures.group_accuracy({f"icarl {kind}": matrices(6) for kind in KINDS}, path),
+    "many groups": lambda path: figures.group_accuracy({f"icarl {kind}": matrices(26) for kind in KINDS}, path),
+    "one run's groups": lambda path: figures.group_accuracy({"finetune": matrices(2, orders=1)}, path),
+    "groups of falling accuracy": lambda path: figures.group_accuracy(
+        {f"icarl {kind}": falling(11) for kind in (*KINDS, "own")}, path
+    ),
     "confusion": lambda path: figures.confusion_matrices(
         {f"icarl {kind}": confusion(AWKWARD, (5, 1, 1, 1, 1, 1)) for kind in KINDS}, path
     ),
@@ -141,14 +149,26 @@ def test_labels_are_drawn_as_they_are():
 
 def test_a_heat_map_shows_its_numbers(drawn, tmp_path):
     values = np.array([[100.0, np.nan], [25.0, 75.0]])
-    figures.group_accuracy({"icarl": values}, tmp_path / "figure.png")
+    figures.group_accuracy({"icarl": values[None]}, tmp_path / "figure.png")
     axes = drawn[0].axes[0]
     assert [(text.get_position(), text.get_text()) for text in axes.texts] == [
         ((0, 0), "100"),
         ((0, 1), "25"),
         ((1, 1), "75"),
     ]
-    assert axes.get_title() == "icarl\nforgetting 75.0 points"
+    heading = ["icarl", "forgetting (base classes) 75.0", "forgetting (average) 75.0", "backward transfer −75.0"]
+    assert axes.get_title().splitlines() == heading
+
+
+def test_the_heading_of_a_heat_map_has_means_of_the_orders_values(drawn, tmp_path):
+    """The first group of the mean matrix falls from 50 to 30, that of each order by 40 from its best."""
+    one = np.array([[80.0, np.nan, np.nan], [40.0, 70.0, np.nan], [40.0, 70.0, 90.0]])
+    other = np.array([[20.0, np.nan, np.nan], [60.0, 70.0, np.nan], [20.0, 70.0, 90.0]])
+    figures.group_accuracy({"icarl": np.stack([one, other])}, tmp_path / "figure.png")
+    axes = drawn[0].axes[0]
+    assert [text.get_text() for text in axes.texts] == ["50", "50", "70", "30", "70", "90"]
+    heading = ["icarl", "forgetting (base classes) 20.0", "forgetting (average) 20.0", "backward transfer −10.0"]
+    assert axes.get_title().splitlines() == heading
 
 
 def test_a_confusion_matrix_shows_shares_of_the_true_class_and_where_phases_begin(drawn, tmp_path):

@@ -1,6 +1,7 @@
 """What a report makes of finished runs: the figure data in their checkpoints, the page, and what it says is missing."""
 
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -8,11 +9,15 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mnemonics_jax import cli
 from mnemonics_jax.data import load
+from mnemonics_jax.reports import sections
 from mnemonics_jax.reports.figure_data import load_figure_data, spread
 from mnemonics_jax.reports.finished_runs import find_finished_runs, label_variants
+from mnemonics_jax.reports.statistics import Arm, comparison
+from mnemonics_jax.reports.tables import comparison_tables, run_table
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.progress import Display
@@ -285,7 +290,76 @@ def test_runs_without_anything_but_summaries_have_a_page(tmp_path, capsys):
     assert "Left out: icarl mnemonics:" in text
     assert "No run of this report has logged exemplar learning." in text
     assert "No run of this report has a metrics.jsonl that can be read." in text
+    # Summaries of an older version have one kind of forgetting.
+    rows = json.loads((tmp_path / "runs" / "comparison.json").read_text())
+    assert [row["forgetting_mean"] for row in rows] == [30.0, 30.0]
+    assert {row[f"{key}_mean"] for row in rows for key in ("average_forgetting", "backward_transfer")} == {None}
+    assert " ".join(text.split()).count("30.00 – –") == 2
     assert f"report: {tmp_path}" in capsys.readouterr().out.replace("\n", "")
+
+
+def table_lines(renderable, width=120):
+    """What a terminal of that width shows."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(renderable)
+    return console.export_text().splitlines()
+
+
+def arms_of(tmp_path, **figures):
+    """Comparison rows of arms with the longest names and figures, two class orders each."""
+    for method in ("finetune", "lucir"):
+        for seed in (0, 1):
+            write_run(
+                tmp_path / f"{method}{seed}", method=method, seed=seed, **{k: v - seed for k, v in figures.items()}
+            )
+            write_run(tmp_path / f"{method}{seed}-h", method=method, seed=seed, exemplars="herding")
+    return comparison([run.summary for run in find_finished_runs([tmp_path])])
+
+
+def test_tables_name_forgetting_apart_and_fit_120_columns(tmp_path):
+    figures = {"forgetting": 30.5, "average_forgetting": 20.25, "backward_transfer": -110.0}
+    figures |= {"average_accuracy_exemplar_model": 70.0}
+    rows = arms_of(tmp_path, **figures)
+    # A terminal without an end shows how wide the tables are.
+    lines = table_lines(comparison_tables(rows), width=400)
+    shown = [line for line in lines if "│" in line or "┃" in line]
+    assert max(map(len, shown)) <= 120
+    (head,) = [line for line in lines if "forgetting" in line and "┃" in line]
+    assert [cell.strip() for cell in head.strip("┃").split("┃")][3:] == [
+        "forgetting (base classes)",
+        "forgetting (average)",
+        "backward transfer",
+    ]
+    (first, _) = [line for line in lines if "lucir" in line and "mnemonics" in line]
+    assert "50.00 ± 0.00" in first
+    (second,) = [line for line in lines if "lucir" in line and "-110.50 ± 0.50" in line]
+    cells = [cell.strip() for cell in second.strip("│").split("│")]
+    assert cells == ["lucir", "mnemonics", "2", "30.00 ± 0.50", "19.75 ± 0.50", "-110.50 ± 0.50"]
+
+
+def test_an_older_summary_has_a_dash_for_what_it_lacks(tmp_path):
+    rows = arms_of(tmp_path, forgetting=30.5)
+    lines = table_lines(comparison_tables(rows))
+    (line,) = [line for line in lines if "lucir" in line and "30.00 ± 0.50" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")][3:] == ["30.00 ± 0.50", "–", "–"]
+    summary = {**only(tmp_path / "lucir0").summary, "memory_bytes": 1, "memory_dtype": "uint8", "seconds": 1.0}
+    summary |= {"backend": "cpu", "compilations": 1, "accuracy_exemplar_model": None}
+    caption = " ".join(run_table(summary).caption.split())
+    assert "forgetting (base classes) 30.50 points, forgetting (average) –, backward transfer –; memory" in caption
+    summary |= {"average_forgetting": 20.0, "backward_transfer": -15.0}
+    caption = run_table(summary).caption
+    assert "forgetting (average) 20.00 points, backward transfer -15.00 points; memory" in caption
+
+
+def test_the_page_explains_and_shows_the_three_apart(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / str(seed), seed=seed, average_forgetting=20.5 + seed, backward_transfer=-15.25)
+    cli.main(["report", str(tmp_path)])
+    text = " ".join(" ".join(Page(tmp_path / "report.html").text).split())
+    assert "forgetting (base classes) forgetting (average) backward transfer" in text
+    assert "30.00 ± 0.00 21.00 ± 0.50 −15.25 ± 0.00" in text
+    for name in ("Forgetting (base classes):", "Forgetting (average):", "Backward transfer:"):
+        assert name in text
 
 
 def test_the_starting_images_are_shown_only_where_the_log_names_them(runs, tmp_path):
@@ -344,3 +418,18 @@ def test_outer_losses_are_logged_after_each_chunk(runs):
     assert all(np.isfinite(event["loss"]) for event in events)
     assert [len(steps) for steps, _ in run.outer_losses()] == [2, 2, 2]
     assert dataclasses.is_dataclass(run)
+
+
+def test_the_gates_decisions_are_a_table(tmp_path):
+    closed = {"event": "gate", "phase": 0, "share": 0.0, "scores": [50.0, 49.0, 48.0, 47.0], "tell_apart": [None] * 4}
+    opened = {"event": "gate", "phase": 1, "share": 0.5, "scores": [40.0, 41.0, 44.5, 43.0]}
+    unchanged = {"event": "gate", "phase": 2, "share": 0.0, "scores": [], "tell_apart": []}
+    events = [closed, opened | {"tell_apart": [None, None, 55.0, None]}, unchanged]
+    write_run(tmp_path / "run", events=events)
+    run = only(tmp_path / "run")
+    side = sections.Side(Arm("icarl", "mnemonics", (run.summary,)), run, None, "")
+    text = re.sub(r"<[^>]+>", "|", "".join(sections.learning([side], tmp_path, lambda _: None)))
+    cells = [cell for cell in text.split("|") if cell.strip()]
+    for row in (["0", "50.0", "49.0", "–", "0%"], ["1", "40.0", "44.5", "55", "50%"], ["2", "–", "–", "–", "0%"]):
+        start = ["icarl mnemonics", *row]
+        assert any(cells[i : i + len(start)] == start for i in range(len(cells))), (row, cells)

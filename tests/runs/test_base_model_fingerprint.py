@@ -138,6 +138,7 @@ def test_what_changes_the_first_model_changes_its_name(tiny, tmp_path, changes):
     "changes",
     [
         {"train": {"later_learning_rate": 0.01}},
+        {"train": {"balanced_steps": 5, "balanced_learning_rate": 0.1}},
         {"data": {"workers": 2}},
         {"stream": {"phases": 1}},
         {"exemplars": {"per_class": 2, "unroll_length": 1, "inner_init": "current", "outer_steps": 2}},

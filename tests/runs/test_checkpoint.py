@@ -171,7 +171,7 @@ def test_without_a_good_checkpoint_nothing_is_changed(config, copy):
 @pytest.mark.parametrize("newest", [None, flip], ids=["newest", "behind a damaged one"])
 @pytest.mark.parametrize(
     ("change", "how"),
-    [(newer_format, "in format 2 by a newer"), (without_format, "without a format number by an older")],
+    [(newer_format, "in format 3 by a newer"), (without_format, "without a format number by an older")],
 )
 def test_a_checkpoint_of_another_format_stops_the_run_and_stays(config, copy, change, how, newest):
     names = ["0001-1-exemplars-0000-00000003", "0001-0-training-0000-00000024"]
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_another_format_stops_the_run_and_stays(config, copy, ch
     other = copy / "checkpoints" / names[0]
     rewrite_manifest(other, change)
     before = {path: path.read_bytes() for path in files(copy) if path.name != "lock"}
-    message = f"{other} was written {how} version of mnemonics_jax; this one reads format 1: use the version that wrote"
+    message = f"{other} was written {how} version of mnemonics_jax; this one reads format 2: use the version that wrote"
     for _ in range(2):
         with pytest.raises(UserError, match=f"^{message}"):
             run_in_folder(config, copy, Display(), OFTEN)
@@ -197,7 +197,7 @@ def test_every_way_to_read_a_checkpoint_knows_of_formats(config, copy):
             lambda: checkpoints.named("0001-0-begin", setup, like),
             lambda: checkpoints.after(0, setup, like),
         ):
-            with pytest.raises(FormatError, match="0001-0-begin was written in format 2"):
+            with pytest.raises(FormatError, match="0001-0-begin was written in format 3"):
                 read()
 
 

@@ -19,6 +19,7 @@ from mnemonics_jax.runs.export import export, folder_name
 from mnemonics_jax.runs.model import load_model
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime.errors import UserError
+from mnemonics_jax.runtime.folders import FORMAT
 from mnemonics_jax.runtime.progress import Display
 
 
@@ -107,7 +108,7 @@ def test_a_model_that_cannot_be_read_is_named(colour, tmp_path):
     with pytest.raises(UserError, match=r"manifest\.json cannot be read .*: export the run again"):
         load_model(tmp_path / "nothing")
     rewrite_manifest(tmp_path / "model", newer_format)
-    with pytest.raises(UserError, match="model was written in format 2 by a newer version of mnemonics_jax"):
+    with pytest.raises(UserError, match=f"model was written in format {FORMAT + 1} by a newer version"):
         load_model(tmp_path / "model")
 
 

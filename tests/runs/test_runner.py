@@ -12,7 +12,11 @@ import pytest
 from helpers import assert_same_arrays, child_process, events, latest, without
 from tensorboardX.proto import event_pb2
 
+from mnemonics_jax.config.presets import make_config
+from mnemonics_jax.exemplars import device_memory
 from mnemonics_jax.phase import exemplar_level, model_level
+from mnemonics_jax.phase.setup import make_setup
+from mnemonics_jax.runs.folder import check_folder, claim_folder
 from mnemonics_jax.runs.metrics_log import MetricsLog
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime.errors import NumbersError, UserError
@@ -29,6 +33,11 @@ SUMMARY_KEYS = {
     "average_accuracy",
     "last_accuracy",
     "forgetting",
+    "average_forgetting",
+    "backward_transfer",
+    "forgetting_exemplar_model",
+    "average_forgetting_exemplar_model",
+    "backward_transfer_exemplar_model",
     "accuracy_matrix",
     "accuracy_exemplar_model",
     "memory_bytes",
@@ -99,7 +108,10 @@ def test_a_run_writes_its_files(config, whole):
         "summary.json",
     }
     assert json.loads((out / "summary.json").read_text()) == summary
-    assert json.loads((out / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
+    # What is left to the device is in the file as it was found.
+    found = dataclasses.replace(config, exemplars=dataclasses.replace(config.exemplars, group_classes=0))
+    assert json.loads((out / "config.json").read_text()) == json.loads(json.dumps(found.to_dict()))
+    assert summary["group_classes"] == 0
     assert {event["event"] for event in events(out)} == {"train", "chosen", "outer", "exemplars", "phase"}
 
 
@@ -115,6 +127,12 @@ def test_the_summary_has_the_documented_keys_and_adds_up(whole):
     matrix = summary["accuracy_matrix"]
     assert [sum(value is not None for value in row) for row in matrix] == [1, 2, 3, 4, 5, 6]
     assert summary["forgetting"] == pytest.approx(matrix[0][0] - matrix[-1][0])
+    fallen = [max(row[group] for row in matrix[group:-1]) - matrix[-1][group] for group in range(5)]
+    assert summary["average_forgetting"] == pytest.approx(sum(fallen) / 5)
+    changed = [matrix[-1][group] - matrix[group][group] for group in range(5)]
+    assert summary["backward_transfer"] == pytest.approx(sum(changed) / 5)
+    # Θᴱ has a matrix of its own, which is not in the summary.
+    assert summary["average_forgetting_exemplar_model"] >= -summary["backward_transfer_exemplar_model"] - 1e-9
     assert summary["memory_bytes"] == 10 * 4 * 8 * 8
     assert summary["memory_dtype"] == "uint8"
     assert summary["accuracy"][0] == pytest.approx(matrix[0][0])
@@ -177,6 +195,57 @@ def test_another_configuration_is_refused_with_what_differs(tiny, whole):
     assert "exemplars.outer_steps: 6 there, 7 asked for" in message
     assert "batch_size" not in message
     assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.name != "lock"} == before
+
+
+@pytest.fixture
+def memory_for(monkeypatch):
+    """Gives the device memory for learning so many classes of a setup at a time."""
+
+    def give(setup, classes):
+        settings, shape = setup.config.exemplars, setup.stream.dataset.image_shape
+        needed = device_memory.learning_bytes(settings, setup.net, classes * settings.per_class, shape)
+        monkeypatch.setattr(device_memory, "device_bytes", lambda: needed / 0.75 + 1)
+
+    return give
+
+
+def test_a_run_keeps_the_groups_that_it_began_with(tiny, tmp_path, interrupt, memory_for):
+    short = {"stream": {"phases": 1}, "train": {"epochs": 1}}
+    config = tiny.config("lwf", "mnemonics", **short, exemplars={"inner_batch": 8})
+    given = tiny.config("lwf", "mnemonics", **short, exemplars={"inner_batch": 8, "group_classes": 4})
+    out, straight = tmp_path / "out", tmp_path / "straight"
+    setup = make_setup(config)
+    memory_for(setup, 4)
+    interrupt(config, out, phase=1, name="exemplars")
+    assert json.loads((out / "config.json").read_text())["exemplars"]["group_classes"] == 4
+    memory_for(setup, 3)
+    with pytest.raises(UserError, match=r"in groups of 4 classes, which takes .* --exemplars\.group-classes 4"):
+        run_in_folder(config, out, Display())
+    # With more memory the default would be all classes at once.
+    memory_for(setup, 100)
+    summary = run_in_folder(config, out, Display())
+    assert summary["group_classes"] == 4
+    assert without(run_in_folder(given, straight, Display())) == without(summary)
+    assert_same_arrays(latest(given, out).resume_point.state, latest(given, straight).resume_point.state)
+    assert (out / "config.json").read_bytes() == (straight / "config.json").read_bytes()
+    # Other groups are another run; none is given means those of the run.
+    check_folder(out, config)
+    other = dataclasses.replace(config, exemplars=dataclasses.replace(config.exemplars, group_classes=0))
+    with pytest.raises(UserError, match=r"exemplars\.group_classes: 4 there, 0 asked for"):
+        check_folder(out, other)
+
+
+def test_a_run_that_learns_nothing_has_no_groups(tiny, tmp_path):
+    config = tiny.config("lwf", "herding", stream={"phases": 1}, train={"epochs": 1})
+    assert run_in_folder(config, tmp_path, Display())["group_classes"] is None
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
+
+
+def test_the_recipe_is_part_of_what_makes_two_runs_the_same(tmp_path):
+    claim_folder(tmp_path, make_config("digits"))
+    assert json.loads((tmp_path / "config.json").read_text())["recipe"] == "default"
+    with pytest.raises(UserError, match="recipe: 'default' there, 'paper' asked for"):
+        check_folder(tmp_path, make_config("digits", recipe="paper"))
 
 
 def test_the_problems_of_a_phase_have_curves_of_their_own(tmp_path):

@@ -32,6 +32,17 @@ def test_eight_phases_compile_what_five_compile(tiny, tmp_path, method, kind):
     assert counts[0] == counts[1] > 0
 
 
+def test_balanced_fine_tuning_compiles_one_program(tiny, tmp_path):
+    def counted(name, **train):
+        return count(tiny.config("icarl", "herding", **stream, train={"epochs": 1, **train}), tmp_path / name)
+
+    stream = {"stream": {"base": 5, "phases": 5}}
+    counts = [counted("without"), counted("few", balanced_steps=9)]
+    stream = {"stream": {"base": 2, "phases": 8}}
+    counts.append(counted("many", balanced_steps=9))
+    assert counts[0] + 1 == counts[1] == counts[2]
+
+
 @pytest.mark.slow
 def test_programs_from_a_warm_cache_count_like_compiled_ones(tiny, tmp_path):
     config = tiny.config("icarl", "herding", train={"epochs": 1})

@@ -16,7 +16,7 @@ from mnemonics_jax.runtime.errors import UserError
 
 SETTINGS = (
     *("--method", "icarl", "--phases", "1", "--exemplars.per-class", "4", "--exemplars.unroll-length", "3"),
-    *("--train.epochs", "1", "--net.widths", "8", "8"),
+    *("--train.epochs", "1", "--train.later-epochs", "1", "--net.widths", "8", "8"),
 )
 HERDING = ("--exemplars", "herding")
 LEARNED = (

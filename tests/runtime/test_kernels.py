@@ -161,8 +161,8 @@ def fresh_process(environment):
     """What a new process says of the kernels, and what it warns of."""
     code = (
         "import logging, jax.numpy as jnp; logging.basicConfig(); "
-        "from mnemonics_jax import native; from mnemonics_jax.nets.convolution import convolve; "
-        "print(native.supports(jnp.ones(1)), convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1))).sum())"
+        "from mnemonics_jax.runtime import kernels; from mnemonics_jax.nets.convolution import convolve; "
+        "print(kernels.supports(jnp.ones(1)), convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1))).sum())"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.split(), done.stderr

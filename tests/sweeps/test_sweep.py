@@ -87,6 +87,15 @@ def test_points_are_the_product_and_share_runs_with_herding():
     assert (herded.exemplars.name, herded.exemplars.unroll_length, herded.train.epochs) == ("herding", 3, 7)
 
 
+def test_every_point_has_the_recipe_that_is_asked_for():
+    sweep = Sweep(parse_axes(["exemplars.unroll_length=3,4"]), "digits", "lucir", {}, 1, herding=True, recipe="paper")
+    for job in sweep.jobs():
+        kind = job.config.exemplars.name
+        own = make_config("digits", "lucir", kind, "paper")
+        exemplars = dataclasses.replace(own.exemplars, unroll_length=job.config.exemplars.unroll_length)
+        assert job.config == dataclasses.replace(own, exemplars=exemplars)
+
+
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
@@ -120,7 +129,8 @@ def test_a_point_has_means_errors_gains_and_memory(swept):
     assert [point["settings"] for point in written["points"]] == [{"train.epochs": "1"}, {"train.epochs": "2"}]
     for point in written["points"]:
         name = f"epochs={point['settings']['train.epochs']}"
-        for key in ("average_accuracy", "average_accuracy_exemplar_model", "forgetting"):
+        forgetting = ("forgetting", "average_forgetting", "backward_transfer")
+        for key in ("average_accuracy", "average_accuracy_exemplar_model", *forgetting):
             one, two = figures(out, name, key)
             assert point[key] == {"0": one, "1": two}
             assert point[f"{key}_mean"] == pytest.approx((one + two) / 2)

@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 
+from mnemonics_jax.phase.evaluation import Accuracies
 from mnemonics_jax.reports.figures.style import WIDTH, label, new_figure, save, title
+from mnemonics_jax.reports.statistics import FORGETTING
 
 _READABLE = 11
 """Most rows of a matrix whose numbers are written into its cells."""
@@ -28,28 +30,38 @@ class Confusion(NamedTuple):
     sizes: tuple[int, ...]
 
 
-def group_accuracy(runs: Mapping[str, Float[np.ndarray, "phases groups"]], path: Path) -> None:
-    """Draw the phase × class-group matrix of each run: accuracy (%) on the classes of one phase, after each phase.
+def group_accuracy(arms: Mapping[str, Float[np.ndarray, "orders phases groups"]], path: Path) -> None:
+    """Draw the phase × class-group matrix of each arm: accuracy (%) on the classes of one phase, after each phase.
 
-    Down a column, one sees how a group is forgotten. NaN, for groups still to come, stays blank. The title gives the
-    fall of the first group's accuracy from the first phase to the last.
+    The map shows the mean over class orders. Down a column, one sees how a group is forgotten. NaN, for groups still to
+    come, stays blank. The title names both kinds of forgetting and backward transfer, each a mean over class orders.
     """
-    figure, axes = _row_of_squares(len(runs))
-    for place, (name, matrix) in zip(axes, runs.items(), strict=True):
+    figure, axes = _row_of_squares(len(arms))
+    for place, (name, matrices) in zip(axes, arms.items(), strict=True):
+        matrix = matrices.mean(axis=0)
         image = place.imshow(matrix, cmap="cividis", vmin=0, vmax=100, aspect="equal")
-        heading = f"{title(name)}\nforgetting {matrix[0, 0] - matrix[-1, 0]:.1f} points"
-        place.set_title(heading, fontsize=10)
+        place.set_title(f"{title(name)}\n{_losses(matrices)}", fontsize=9)
         place.set(xlabel="class group, by arrival", ylabel="after phase")
         for axis in (place.xaxis, place.yaxis):
             axis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, nbins=8))
         if len(matrix) <= _READABLE:
-            size = max(4.0, min(9.0, 42 / len(matrix) * (3 / max(len(runs), 2)) ** 0.5))
+            size = max(4.0, min(9.0, 42 / len(matrix) * (3 / max(len(arms), 2)) ** 0.5))
             for (row, column), value in np.ndenumerate(matrix):
                 if np.isfinite(value):
                     colour = "black" if value > 55 else "white"
                     place.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=size)
     figure.colorbar(image, ax=axes, fraction=0.05).set_label("accuracy (%)")
     save(figure, path)
+
+
+def _losses(matrices: Float[np.ndarray, "orders phases groups"]) -> str:
+    """Return a line for each of `FORGETTING`: the mean over class orders.
+
+    Forgetting of the mean matrix would be another figure, because the best earlier accuracy is a maximum.
+    """
+    orders = [Accuracies(np.full(len(matrix), np.nan), matrix) for matrix in matrices]
+    means = {name: np.mean([getattr(order, key) for order in orders]) for name, key in FORGETTING.items()}
+    return "\n".join(f"{name} {value:.1f}" for name, value in means.items()).replace("-", "−")
 
 
 def confusion_matrices(runs: Mapping[str, Confusion], path: Path) -> None:

@@ -1,0 +1,190 @@
+"""The gate in a phase: judge learned exemplars against the real images they started from, while D_i is still there."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from mnemonics_jax.data.image_store import Samples
+from mnemonics_jax.data.sampling import Balanced
+from mnemonics_jax.exemplars import gate
+from mnemonics_jax.exemplars.forgetting import ShortBatches, ShortProgram, constant, decayed, lost_classes, train_short
+from mnemonics_jax.exemplars.memory import Memory
+from mnemonics_jax.nets import NetConfig, build
+from mnemonics_jax.nets.classifier import Classifier, Variables, init
+from mnemonics_jax.phase.callbacks import Callbacks
+from mnemonics_jax.phase.evaluation import embed
+from mnemonics_jax.phase.setup import Setup
+from mnemonics_jax.phase.state import PhaseState
+from mnemonics_jax.runtime import lockstep
+from mnemonics_jax.runtime.random_streams import RandomStream, Use, generator, phase_streams
+
+POOL, STEPS, BATCH = 2, 36, 32
+"""Models that forget; training steps of each forgetting and each way back; images of a step."""
+_FORGET_RATE, _REPLAY_RATE = 0.05, 0.02
+TELLER = NetConfig(widths=(8, 16))
+_TELLER_RATE = 0.1
+_init = jax.jit(init, static_argnums=(0, 2))
+
+
+def judging_images(setup: Setup, state: PhaseState) -> Int[np.ndarray, " held"]:
+    """Return the phase's images that the outer loss leaves to the gate; none without a gate."""
+    fresh = setup.stream.train_indices(int(state.phase))
+    if not setup.config.exemplars.gate:
+        return fresh[:0]
+    rng = generator(state.key, int(state.phase), Use.GATE_HOLDOUT)
+    return gate.held_out(fresh, setup.stream.train_labels[fresh], rng)
+
+
+def pass_gate(setup: Setup, state: PhaseState, learned: Memory, part: int, callbacks: Callbacks) -> Memory:
+    """Return the exemplars to keep, those of `state`, the learned ones, or some between; the event `gate` tells why.
+
+    Args:
+        setup: what the phases share.
+        state: the state before learning.
+        learned: the memory after it.
+        part: number of the bilevel problem in its phase.
+        callbacks: receives the event.
+    """
+    before, settings = state.memory, setup.config.exemplars
+    if np.array_equal(before.images, learned.images):
+        verdict, count = gate.Verdict(0.0, [], []), 0
+    else:
+        probe = Probe(setup, state, learned, part)
+        threshold = settings.gate_tell_apart
+        verdict, count = gate.decide(probe.scores(), probe.tell_apart, threshold), len(probe.judging)
+    values = {"shares": list(gate.SHARES), "scores": verdict.scores, "tell_apart": verdict.tell_apart}
+    callbacks.event("gate", int(state.phase), part=part, share=verdict.share, held_out=count, **values)
+    return gate.candidate(before, learned, verdict.share)
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """The probe of replay for the candidates between the exemplars of `state` and `learned`."""
+
+    setup: Setup
+    state: PhaseState
+    learned: Memory
+    part: int
+
+    @cached_property
+    def changed(self) -> Int[np.ndarray, " slot"]:
+        """Flat slots of the exemplars that learning has changed."""
+        axes = tuple(range(2, self.learned.images.ndim))
+        return np.flatnonzero((self.learned.images != self.state.memory.images).any(axis=axes))
+
+    @cached_property
+    def judging(self) -> Int[np.ndarray, " held"]:
+        """Held-out images of the classes whose exemplars were learned, without those that learning started from."""
+        stream, memory = self.setup.stream, self.state.memory
+        held = judging_images(self.setup, self.state)
+        held = held[np.isin(stream.train_labels[held], memory.labels()[self.changed])]
+        images = stream.dataset.train_images[held]
+        if memory.images.dtype != np.uint8:
+            images = images / np.float32(255)
+        starts = memory.images.reshape(-1, *memory.images.shape[2:])[memory.slots()]
+        return held[~gate.equal_to_any(images, starts)]
+
+    def candidate(self, index: int) -> Memory:
+        """Return the exemplars of candidate `index`."""
+        return gate.candidate(self.state.memory, self.learned, gate.SHARES[index])
+
+    def scores(self) -> Float[np.ndarray, "candidate sample"]:
+        """Return how many of the pool's models, as a share, classify each held-out image correctly."""
+        stream, seen = self.setup.stream, self.setup.stream.masks(int(self.state.phase)).seen
+        correct = np.zeros((len(gate.SHARES), len(self.judging)))
+        if not len(self.judging):
+            return correct
+        labels = stream.train_labels[self.judging]
+        for number in range(POOL):
+            forgetful = make_forgetful(self.setup, self.state, number)
+            for index in range(len(gate.SHARES)):
+                memory = self.candidate(index)
+                model = replay(self.setup, self.state, forgetful, memory, number)
+                logits = self._logits(self.setup.net, model, memory, self.judging)
+                correct[index] += gate.hits(logits, labels, seen) / POOL
+        return correct
+
+    def tell_apart(self, index: int) -> float:
+        """Return the accuracy of a small network that tells candidate `index` from real images of the same classes.
+
+        It is trained on one half of both and tested on the other, and the other way round; both kinds count equally.
+        """
+        setup, state, memory = self.setup, self.state, self.candidate(index)
+        rng = generator(state.key, int(state.phase), Use.TELL_APART, self.part)
+        kinds = (self.judging, setup.first_slot + self.changed)
+        halves = [[kind[half] for half in gate.folds(len(kind), rng)] for kind in kinds]
+        if min(len(half) for halves_of in halves for half in halves_of) == 0:
+            return 1.0
+        net = build(TELLER, 2, "linear")
+        labels = np.zeros(setup.first_slot + memory.images.shape[0] * memory.images.shape[1], np.int32)
+        labels[setup.first_slot :] = 1
+        accuracies = []
+        for fold in (0, 1):
+            streams = phase_streams(state.key, int(state.phase), 2 * self.part + fold)
+            key = streams(Use.TELL_APART).at(1).jax_key()
+            start = jax.tree.map(np.asarray, _init(net, key, memory.images.shape[2:]))
+            samples = replace(setup.samples(memory, np.concatenate([half[fold] for half in halves])), labels=labels)
+            batches = _batches(samples, streams(Use.TELL_APART).at(2), decayed(_TELLER_RATE, STEPS))
+            args = (np.ones(2, bool), np.asarray(False), batches, key)
+            model = _train(setup, net, start, *args)
+            for kind, half in enumerate(halves):
+                logits = self._logits(net, model, memory, half[1 - fold])
+                accuracies.append((logits.argmax(axis=1) == kind).mean())
+        return float(np.mean(accuracies))
+
+    def _logits(
+        self, net: Classifier, model: Variables, memory: Memory, index: Int[np.ndarray, " sample"]
+    ) -> Float[np.ndarray, "sample classes"]:
+        store = self.setup.samples(memory, index).store
+        return embed(net, self.setup.augmentation, model, store, index).logits
+
+
+def make_forgetful(setup: Setup, state: PhaseState, number: int) -> Variables:
+    """Return Θ_i made to forget new classes, by training on the others alone: model `number` of a pool.
+
+    In the base phase it forgets one half of the classes; later all the new ones, trained on the old exemplars.
+    """
+    stream, phase = setup.stream, int(state.phase)
+    new = stream.new_classes(phase)
+    lost = lost_classes(new, new.start, number, generator(state.key, phase, Use.FORGET, number // 2))
+    data = stream.train_indices(phase) if phase == 0 else setup.first_slot + state.memory.slots()
+    data = np.setdiff1d(data, judging_images(setup, state))
+    samples = setup.samples(state.memory, data)
+    kept = data[~np.isin(samples.labels[data], lost)]
+    streams = phase_streams(state.key, phase, number)
+    batches = _batches(replace(samples, indices=kept), streams(Use.FORGET).at(0), constant(_FORGET_RATE, STEPS))
+    return _train_network(setup, state, state.variables, batches, streams(Use.FORGET).at(1).jax_key())
+
+
+def replay(setup: Setup, state: PhaseState, start: Variables, memory: Memory, number: int) -> Variables:
+    """Return a model trained on the exemplars of `memory` alone, all classes equally often, from `start`.
+
+    The same `number` draws the same slots, crops and flips, whatever the memory.
+    """
+    streams = phase_streams(state.key, int(state.phase), number)
+    samples = setup.samples(memory, setup.first_slot + memory.slots())
+    batches = _batches(samples, streams(Use.REPLAY).at(0), decayed(_REPLAY_RATE, STEPS))
+    return _train_network(setup, state, start, batches, streams(Use.REPLAY).at(1).jax_key())
+
+
+def _train_network(
+    setup: Setup, state: PhaseState, start: Variables, batches: ShortBatches, key: np.ndarray
+) -> Variables:
+    seen, frozen = setup.stream.masks(int(state.phase)).seen, np.asarray(state.phase > 0)
+    return _train(setup, setup.net, start, seen, frozen, batches, key)
+
+
+def _train(setup: Setup, net: Classifier, start: Variables, *args: object) -> Variables:
+    program = ShortProgram(net, setup.augmentation, setup.devices)
+    start = setup.devices.put_whole(start)
+    return jax.tree.map(np.asarray, lockstep.vmapped_call(train_short, program, start, *args))
+
+
+def _batches(samples: Samples, stream: RandomStream, rates: Float[np.ndarray, " steps"]) -> ShortBatches:
+    batch = -(-BATCH // samples.store.devices.count) * samples.store.devices.count
+    order = Balanced(samples.indices, samples.labels[samples.indices], stream, batch, len(rates))
+    images, labels = next(samples.chunks(order, 0, len(rates)))
+    return ShortBatches(images, labels, rates)
