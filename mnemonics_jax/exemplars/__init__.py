@@ -1,12 +1,13 @@
 """Exemplar kinds: one file and one line in the registry for each."""
 
 from mnemonics_jax.exemplars.base import ExemplarStrategy
+from mnemonics_jax.exemplars.gradient_matching import GradientMatching
 from mnemonics_jax.exemplars.herding import Herding
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.random import Random
 from mnemonics_jax.runtime.errors import check_new, unknown_name
 
-EXEMPLARS: dict[str, type[ExemplarStrategy]] = {cls.name: cls for cls in (Random, Herding, Mnemonics)}
+EXEMPLARS: dict[str, type[ExemplarStrategy]] = {cls.name: cls for cls in (Random, Herding, GradientMatching, Mnemonics)}
 
 
 def register_exemplars(cls: type[ExemplarStrategy]) -> type[ExemplarStrategy]:

@@ -86,6 +86,11 @@ class ExemplarStrategy(ABC):
         return False
 
     @property
+    def needs_gradients(self) -> bool:
+        """Whether `choose` compares images by the gradients of replay, and gets kernels in the place of features."""
+        return False
+
+    @property
     def stored_dtype(self) -> type:
         """Type of a stored pixel: a byte."""
         return np.uint8
@@ -96,12 +101,13 @@ class ExemplarStrategy(ABC):
 
     @abstractmethod
     def choose(
-        self, features: list[Float[np.ndarray, "_ feature"]], amount: int, room: int, rng: np.random.Generator
+        self, features: list[Float[np.ndarray, "_ _feature"]], amount: int, room: int, rng: np.random.Generator
     ) -> list[Int[np.ndarray, " amount"]]:
         """Return the indices of `amount` images of each class, the most important first.
 
         Args:
-            features: one array for each class, with a row for each of its images.
+            features: one array for each class, with a row for each of its images. With `needs_gradients` it is the
+                class's kernel, see `gradient_matching.match_mean`.
             amount: images to choose of each class; no class has fewer.
             room: the most images that any class of the stream has, so that programs padded to it serve every phase.
             rng: the source of random choices.

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from mnemonics_jax import bilevel
 from mnemonics_jax.exemplars.base import ExemplarStrategy
+from mnemonics_jax.exemplars.gradient_matching import match_mean
 from mnemonics_jax.exemplars.herding import herd_classes
 from mnemonics_jax.runtime.errors import UserError
 
@@ -25,8 +26,9 @@ class Mnemonics(ExemplarStrategy):
     name: ClassVar[str] = "mnemonics"
     learns: ClassVar[bool] = True
 
-    start: Literal["herding", "random"] = "herding"
-    """Real images that learning starts from: those that herding picks, or random ones."""
+    start: Literal["herding", "random", "gradient"] = "herding"
+    """Real images that learning starts from: those that herding picks, random ones, or those that the exemplar kind
+    `gradient` chooses."""
     outer_steps: Annotated[int, Ge(0)] = 100
     """Number of outer steps in each phase; 0 leaves the real images as they are."""
     outer_learning_rate: Annotated[float, Gt(0)] = 0.02
@@ -81,6 +83,11 @@ class Mnemonics(ExemplarStrategy):
         """Whether learning starts from herded images."""
         return self.start == "herding"
 
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether learning starts from images chosen by their gradients."""
+        return self.start == "gradient"
+
     def validate(self) -> None:
         """Check the settings against each other.
 
@@ -99,11 +106,13 @@ class Mnemonics(ExemplarStrategy):
             )
 
     def choose(
-        self, features: list[Float[np.ndarray, "_ feature"]], amount: int, room: int, rng: np.random.Generator
+        self, features: list[Float[np.ndarray, "_ _feature"]], amount: int, room: int, rng: np.random.Generator
     ) -> list[Int[np.ndarray, " amount"]]:
         """Return the indices of the real images that learning starts from."""
         if self.start == "herding":
             return herd_classes(features, amount, room)
+        if self.start == "gradient":
+            return [match_mean(kernel, amount, rng) for kernel in features]
         return [rng.permutation(len(rows))[:amount] for rows in features]
 
     @property

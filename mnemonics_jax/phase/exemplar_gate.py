@@ -7,19 +7,17 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from mnemonics_jax.data.image_store import Samples
-from mnemonics_jax.data.sampling import Balanced
 from mnemonics_jax.exemplars import gate
-from mnemonics_jax.exemplars.forgetting import ShortBatches, ShortProgram, constant, decayed, lost_classes, train_short
+from mnemonics_jax.exemplars.forgetting import constant, decayed
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.nets import NetConfig, build
 from mnemonics_jax.nets.classifier import Classifier, Variables, init
 from mnemonics_jax.phase.callbacks import Callbacks
 from mnemonics_jax.phase.evaluation import embed
+from mnemonics_jax.phase.forgetful import Pool, draw_batches, train
 from mnemonics_jax.phase.setup import Setup
 from mnemonics_jax.phase.state import PhaseState
-from mnemonics_jax.runtime import lockstep
-from mnemonics_jax.runtime.random_streams import RandomStream, Use, generator, phase_streams
+from mnemonics_jax.runtime.random_streams import Use, generator, phase_streams
 
 POOL, STEPS, BATCH = 2, 36, 32
 """Models that forget; training steps of each forgetting and each way back; images of a step."""
@@ -98,11 +96,12 @@ class Probe:
         if not len(self.judging):
             return correct
         labels = stream.train_labels[self.judging]
+        pool = Pool(self.setup, self.state, BATCH, judging_images(self.setup, self.state))
         for number in range(POOL):
-            forgetful = make_forgetful(self.setup, self.state, number)
+            forgetful = pool.forgetful(number, constant(_FORGET_RATE, STEPS))
             for index in range(len(gate.SHARES)):
                 memory = self.candidate(index)
-                model = replay(self.setup, self.state, forgetful, memory, number)
+                model = pool.replay(forgetful, memory, number, decayed(_REPLAY_RATE, STEPS))
                 logits = self._logits(self.setup.net, model, memory, self.judging)
                 correct[index] += gate.hits(logits, labels, seen) / POOL
         return correct
@@ -127,9 +126,9 @@ class Probe:
             key = streams(Use.TELL_APART).at(1).jax_key()
             start = jax.tree.map(np.asarray, _init(net, key, memory.images.shape[2:]))
             samples = replace(setup.samples(memory, np.concatenate([half[fold] for half in halves])), labels=labels)
-            batches = _batches(samples, streams(Use.TELL_APART).at(2), decayed(_TELLER_RATE, STEPS))
+            batches = draw_batches(samples, streams(Use.TELL_APART).at(2), BATCH, decayed(_TELLER_RATE, STEPS))
             args = (np.ones(2, bool), np.asarray(False), batches, key)
-            model = _train(setup, net, start, *args)
+            model = train(setup, net, start, *args)
             for kind, half in enumerate(halves):
                 logits = self._logits(net, model, memory, half[1 - fold])
                 accuracies.append((logits.argmax(axis=1) == kind).mean())
@@ -140,51 +139,3 @@ class Probe:
     ) -> Float[np.ndarray, "sample classes"]:
         store = self.setup.samples(memory, index).store
         return embed(net, self.setup.augmentation, model, store, index).logits
-
-
-def make_forgetful(setup: Setup, state: PhaseState, number: int) -> Variables:
-    """Return Θ_i made to forget new classes, by training on the others alone: model `number` of a pool.
-
-    In the base phase it forgets one half of the classes; later all the new ones, trained on the old exemplars.
-    """
-    stream, phase = setup.stream, int(state.phase)
-    new = stream.new_classes(phase)
-    lost = lost_classes(new, new.start, number, generator(state.key, phase, Use.FORGET, number // 2))
-    data = stream.train_indices(phase) if phase == 0 else setup.first_slot + state.memory.slots()
-    data = np.setdiff1d(data, judging_images(setup, state))
-    samples = setup.samples(state.memory, data)
-    kept = data[~np.isin(samples.labels[data], lost)]
-    streams = phase_streams(state.key, phase, number)
-    batches = _batches(replace(samples, indices=kept), streams(Use.FORGET).at(0), constant(_FORGET_RATE, STEPS))
-    return _train_network(setup, state, state.variables, batches, streams(Use.FORGET).at(1).jax_key())
-
-
-def replay(setup: Setup, state: PhaseState, start: Variables, memory: Memory, number: int) -> Variables:
-    """Return a model trained on the exemplars of `memory` alone, all classes equally often, from `start`.
-
-    The same `number` draws the same slots, crops and flips, whatever the memory.
-    """
-    streams = phase_streams(state.key, int(state.phase), number)
-    samples = setup.samples(memory, setup.first_slot + memory.slots())
-    batches = _batches(samples, streams(Use.REPLAY).at(0), decayed(_REPLAY_RATE, STEPS))
-    return _train_network(setup, state, start, batches, streams(Use.REPLAY).at(1).jax_key())
-
-
-def _train_network(
-    setup: Setup, state: PhaseState, start: Variables, batches: ShortBatches, key: np.ndarray
-) -> Variables:
-    seen, frozen = setup.stream.masks(int(state.phase)).seen, np.asarray(state.phase > 0)
-    return _train(setup, setup.net, start, seen, frozen, batches, key)
-
-
-def _train(setup: Setup, net: Classifier, start: Variables, *args: object) -> Variables:
-    program = ShortProgram(net, setup.augmentation, setup.devices)
-    start = setup.devices.put_whole(start)
-    return jax.tree.map(np.asarray, lockstep.vmapped_call(train_short, program, start, *args))
-
-
-def _batches(samples: Samples, stream: RandomStream, rates: Float[np.ndarray, " steps"]) -> ShortBatches:
-    batch = -(-BATCH // samples.store.devices.count) * samples.store.devices.count
-    order = Balanced(samples.indices, samples.labels[samples.indices], stream, batch, len(rates))
-    images, labels = next(samples.chunks(order, 0, len(rates)))
-    return ShortBatches(images, labels, rates)

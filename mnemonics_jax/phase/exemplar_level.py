@@ -1,4 +1,4 @@
-"""The exemplar level of a phase: choose real images, learn from them, adjust the old ones, and fit Θ_i^E to all."""
+"""The exemplar level of a phase: learn exemplars from real images, adjust the old ones, and fit Θ_i^E to all."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,46 +7,19 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from mnemonics_jax.exemplars import memory as memories
 from mnemonics_jax.exemplars.inner import InnerProblem, Models, draw_batches, fit_exemplar_model
 from mnemonics_jax.exemplars.learning import LearningLoop, LearningStart
 from mnemonics_jax.exemplars.problems import BilevelProblem, group_problems, half_problems, new_problem, select, update
 from mnemonics_jax.nets.classifier import Variables
 from mnemonics_jax.phase.callbacks import Callbacks
 from mnemonics_jax.phase.chunk_loop import run_chunks
-from mnemonics_jax.phase.evaluation import embed
 from mnemonics_jax.phase.exemplar_gate import judging_images, pass_gate
 from mnemonics_jax.phase.setup import Setup
 from mnemonics_jax.phase.state import PhaseState, ResumePoint, Stage
 from mnemonics_jax.runtime import lockstep
 from mnemonics_jax.runtime.errors import NumbersError
 from mnemonics_jax.runtime.finite import all_finite
-from mnemonics_jax.runtime.random_streams import Use, generator, phase_streams, stream_key
-
-
-def choose_exemplars(setup: Setup, state: PhaseState, callbacks: Callbacks) -> PhaseState:
-    """Return the state with its memory cut to the budget and real images of the new classes in it.
-
-    The event `chosen` has the indices of these images, since exemplar learning replaces them.
-    """
-    stream, strategy, phase = setup.stream, setup.config.exemplars, int(state.phase)
-    budget = strategy.budget(stream.seen(phase))
-    memory = memories.shrink(state.memory, budget)
-    fresh = stream.train_indices(phase)
-    labels = stream.train_labels[fresh]
-    features = np.zeros((len(fresh), 0), np.float32)
-    if strategy.needs_features:
-        # With the memory behind the images, as everywhere: one program gathers them all.
-        store = setup.samples(memory, fresh).store
-        features = embed(setup.net, setup.augmentation, state.variables, store, fresh).features
-    groups = [np.flatnonzero(labels == c) for c in stream.new_classes(phase)]
-    rng = generator(state.key, phase, Use.CHOOSE)
-    room = int(stream.dataset.train_counts().max())
-    picks = strategy.choose([features[group] for group in groups], budget, room, rng)
-    chosen = [fresh[group[pick]] for group, pick in zip(groups, picks, strict=True)]
-    callbacks.event("chosen", phase, images=[index.tolist() for index in chosen])
-    images = {c: stream.dataset.train_images[i] for c, i in zip(stream.new_classes(phase), chosen, strict=True)}
-    return state._replace(memory=memories.add_classes(memory, images))
+from mnemonics_jax.runtime.random_streams import Use, phase_streams, stream_key
 
 
 class _Part(NamedTuple):

@@ -5,7 +5,8 @@ import numpy as np
 from mnemonics_jax.phase.balanced import tune_on_exemplars
 from mnemonics_jax.phase.callbacks import SILENT, Callbacks
 from mnemonics_jax.phase.evaluation import evaluate_phase
-from mnemonics_jax.phase.exemplar_level import choose_exemplars, fit_to_exemplars, improve_exemplars
+from mnemonics_jax.phase.exemplar_choice import choose_exemplars
+from mnemonics_jax.phase.exemplar_level import fit_to_exemplars, improve_exemplars
 from mnemonics_jax.phase.model_level import train_model
 from mnemonics_jax.phase.setup import Setup
 from mnemonics_jax.phase.state import PhaseState, ResumePoint, Stage

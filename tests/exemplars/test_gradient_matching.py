@@ -1,0 +1,138 @@
+"""Gradient matching: kernels are those of true gradients, and subsets are the best that exchanges can find."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import Events
+
+from mnemonics_jax.exemplars.gradient_matching import GradientMatching, gradient_kernel, match_mean
+from mnemonics_jax.exemplars.mnemonics import Mnemonics
+from mnemonics_jax.phase import exemplar_choice
+from mnemonics_jax.phase.forgetful import Pool
+from mnemonics_jax.phase.run_phase import run_phase
+from mnemonics_jax.phase.state import initial_state
+
+
+def distance(gradients, subset):
+    return np.square(gradients.mean(axis=0) - gradients[list(subset)].mean(axis=0)).sum()
+
+
+@pytest.fixture
+def gradients():
+    return np.random.default_rng(0).normal(size=(14, 6)) + 1
+
+
+def test_the_subset_is_nearly_the_best_of_all(gradients):
+    kernel = gradients @ gradients.T
+    picks = match_mean(kernel, 4, np.random.default_rng(0))
+    all_distances = np.sort([distance(gradients, s) for s in itertools.combinations(range(14), 4)])
+    assert len(set(picks.tolist())) == 4
+    assert distance(gradients, picks) <= all_distances[len(all_distances) // 100]
+
+
+def test_no_exchange_of_one_image_helps(gradients):
+    picks = match_mean(gradients @ gradients.T, 5, np.random.default_rng(0)).tolist()
+    own = distance(gradients, picks)
+    for out, new in itertools.product(picks, set(range(14)) - set(picks)):
+        assert distance(gradients, [new if p == out else p for p in picks]) >= own - 1e-9
+
+
+def test_the_first_image_is_the_best_single_one_of_the_chosen(gradients):
+    picks = match_mean(gradients @ gradients.T, 5, np.random.default_rng(0)).tolist()
+    assert distance(gradients, picks[:1]) == min(distance(gradients, [p]) for p in picks)
+
+
+def test_all_images_can_be_chosen(gradients):
+    assert sorted(match_mean(gradients @ gradients.T, 14, np.random.default_rng(0)).tolist()) == list(range(14))
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_the_kernel_is_that_of_the_heads_gradients(cosine):
+    rng = np.random.default_rng(1)
+    features, kernel = rng.normal(size=(7, 5)), rng.normal(size=(5, 6))
+    seen, label = np.array([1, 1, 0, 1, 1, 0], bool), 3
+
+    def logits(weights, bias, x):
+        if cosine:
+            x, weights = x / jnp.linalg.norm(x), weights / jnp.linalg.norm(weights, axis=0)
+        return x @ weights + bias
+
+    def loss(weights, bias, x):
+        z = jnp.where(seen, logits(weights, bias, x), -jnp.inf)
+        return jax.nn.logsumexp(z) - z[label]
+
+    if cosine:
+        kernel /= np.linalg.norm(kernel, axis=0)
+    outputs = np.stack([logits(kernel, np.zeros(6), x) for x in features])
+    own = gradient_kernel(outputs, features, label, seen, cosine=cosine)
+    rows = []
+    for x in features:
+        by_weights, by_bias = jax.grad(loss, argnums=(0, 1))(kernel, np.zeros(6), x)
+        if cosine:
+            # By unit vectors: what the normalisation of the weights projects out is put back by d loss / d logits.
+            error = np.asarray(by_bias)
+            rows.append(np.outer(x / np.linalg.norm(x), error).ravel())
+        else:
+            rows.append(np.append(by_weights, by_bias))
+    expected = np.stack(rows) @ np.stack(rows).T
+    np.testing.assert_allclose(own, expected / np.diag(expected).mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [GradientMatching(), Mnemonics(start="gradient")])
+def test_kinds_that_match_gradients(kind, gradients):
+    assert kind.needs_gradients
+    assert not kind.needs_features
+    kernel = gradients @ gradients.T
+    (picks,) = kind.choose([kernel], 4, 14, np.random.default_rng(0))
+    np.testing.assert_array_equal(picks, match_mean(kernel, 4, np.random.default_rng(0)))
+
+
+def test_a_phase_chooses_images_that_match_the_gradients_of_forgetful_models(tiny, monkeypatch):
+    """In a later phase too, each class's choice is nearer to the mean gradient than the best of 100 random ones."""
+    setup, seen = tiny.setup("icarl", "gradient"), []
+    original = exemplar_choice._kernels
+
+    def noting(setup, state, groups, budget):
+        seen.append((groups, original(setup, state, groups, budget), state))
+        return seen[-1][1]
+
+    monkeypatch.setattr(exemplar_choice, "_kernels", noting)
+    callbacks = Events()
+    state = run_phase(setup, run_phase(setup, initial_state(setup), callbacks), callbacks)
+    chosen = [values["images"] for name, _, values in callbacks.events if name == "chosen"]
+    assert len(seen) == len(chosen) == 2
+    assert (state.memory.counts[:6] == 4).all()
+    for (groups, kernels, _), images in zip(seen, chosen, strict=True):
+        for (label, group), kernel, picked in zip(groups.items(), kernels, images, strict=True):
+            assert (setup.stream.train_labels[picked] == label).all()
+            place = np.searchsorted(group, picked)
+            np.testing.assert_array_equal(group[place], picked)
+            rng = np.random.default_rng(0)
+            random = [rng.permutation(len(group))[:4] for _ in range(100)]
+            ours, *theirs = [
+                kernel[np.ix_(subset, subset)].mean() - 2 * kernel[subset].mean() for subset in (place, *random)
+            ]
+            assert ours < min(theirs)
+
+
+def test_models_of_the_pool_forget_what_they_are_to_forget(tiny):
+    setup = tiny.setup("icarl", "gradient")
+    state = run_phase(setup, initial_state(setup))._replace(phase=np.asarray(0, np.int32))
+    pool = Pool(setup, state, 32, np.zeros(0, np.int64))
+    lost = pool.lost(2)
+    model = pool.forgetful(2, np.full(30, 0.05, np.float32))
+    fresh = setup.stream.train_indices(0)
+    labels = setup.stream.train_labels[fresh]
+    store = setup.samples(state.memory, fresh).store
+    seen = setup.stream.masks(0).seen
+    logits = exemplar_choice.embed(setup.net, setup.augmentation, model, store, fresh).logits
+    right = np.where(seen, logits, -np.inf).argmax(axis=1) == labels
+    assert right[np.isin(labels, lost)].mean() < 0.2
+    assert right[~np.isin(labels, lost)].mean() > 0.6
+    back = pool.replay(model, state.memory, 2, np.full(30, 0.02, np.float32))
+    logits = exemplar_choice.embed(setup.net, setup.augmentation, back, store, fresh).logits
+    again = np.where(seen, logits, -np.inf).argmax(axis=1) == labels
+    assert again[np.isin(labels, lost)].mean() > right[np.isin(labels, lost)].mean() + 0.3
