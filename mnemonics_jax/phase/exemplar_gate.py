@@ -21,7 +21,9 @@ from mnemonics_jax.runtime.random_streams import Use, generator, phase_streams
 
 POOL, STEPS, BATCH = 2, 36, 32
 """Models that forget; training steps of each forgetting and each way back; images of a step."""
-_FORGET_RATE, _REPLAY_RATE = 0.05, 0.02
+# With 0.05 and 0.02, later phases forget so much that no candidate comes back (photographs: 0 % for herded, random and
+# spoilt exemplars alike). With these, herded exemplars of phase 1 reach 49 %, those farthest from the class mean 16 %.
+_FORGET_RATE, _REPLAY_RATE = 0.02, 0.05
 TELLER = NetConfig(widths=(8, 16))
 _TELLER_RATE = 0.1
 _init = jax.jit(init, static_argnums=(0, 2))

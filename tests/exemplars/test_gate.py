@@ -9,12 +9,13 @@ from helpers import Events, assert_same_arrays
 from mnemonics_jax import nets
 from mnemonics_jax.data.augmentation import Augmentation
 from mnemonics_jax.exemplars import gate, learning
-from mnemonics_jax.exemplars.forgetting import ShortBatches, ShortProgram, lost_classes, train_short
+from mnemonics_jax.exemplars.forgetting import ShortBatches, ShortProgram, decayed, lost_classes, train_short
 from mnemonics_jax.exemplars.inner import InnerBatches, InnerProblem, InnerProgram, Meta, Models
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.outer import OuterBatches, OuterProblem, learn_chunk, optimizer
 from mnemonics_jax.phase import exemplar_gate
+from mnemonics_jax.phase.forgetful import Pool
 from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.state import initial_state
 from mnemonics_jax.runtime import kernels
@@ -134,9 +135,11 @@ def test_the_probe_scores_accuracy_and_prefers_real_images_to_noise(tiny, starti
     labels = setup.stream.train_labels[probe.judging]
     pixels = setup.stream.dataset.train_images[probe.judging]
     expected = np.zeros(len(labels))
+    pool = Pool(setup, spoilt, exemplar_gate.BATCH, exemplar_gate.judging_images(setup, spoilt))
+    forgetting = np.full(exemplar_gate.STEPS, exemplar_gate._FORGET_RATE, np.float32)
+    way_back = decayed(exemplar_gate._REPLAY_RATE, exemplar_gate.STEPS)
     for number in range(exemplar_gate.POOL):
-        forgetful = exemplar_gate.make_forgetful(setup, spoilt, number)
-        model = exemplar_gate.replay(setup, spoilt, forgetful, real, number)
+        model = pool.replay(pool.forgetful(number, forgetting), real, number, way_back)
         logits = np.asarray(
             nets.apply(setup.net, jax.tree.map(jnp.asarray, model), setup.augmentation.evaluate(pixels)).logits
         )[:, :5]
@@ -150,6 +153,18 @@ def test_the_probe_scores_accuracy_and_prefers_real_images_to_noise(tiny, starti
     # Noise has a style of its own.
     back = exemplar_gate.Probe(setup, starting._replace(phase=np.asarray(0, np.int32)), spoilt.memory, 0)
     assert back.tell_apart(3) > 0.6
+
+
+def test_the_probe_is_not_blind_in_a_later_phase(tiny):
+    """A later phase's models forget by old exemplars alone, and the way back must be strong enough for new classes."""
+    setup = tiny.setup("icarl", "mnemonics", train={"epochs": 12}, exemplars={"gate": True, "outer_steps": 0})
+    state = run_phase(setup, run_phase(setup, initial_state(setup)))._replace(phase=np.asarray(1, np.int32))
+    new = (np.arange(10) == 5)[:, None, None, None, None]
+    noise = np.random.default_rng(0).integers(0, 256, state.memory.images.shape, np.uint8)
+    spoilt = state.memory._replace(images=np.where(new, noise, state.memory.images))
+    scores = exemplar_gate.Probe(setup, state._replace(memory=spoilt), state.memory, 0).scores().mean(axis=1)
+    assert scores[3] > 0.3
+    assert scores[3] > scores[0]
 
 
 def test_images_that_learning_started_from_do_not_judge(tiny, starting):
