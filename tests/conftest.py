@@ -4,7 +4,7 @@ import dataclasses
 import getpass
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mnemonics_jax.nets import NetConfig
 from mnemonics_jax.phase.setup import Setup, make_setup
 from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.runner import run_in_folder
+from mnemonics_jax.runtime.compile_cache import release_programs
 
 # Most of the suite's time is compilation, of the same programs each time: processes share them through the disk. By way
 # of the environment the subprocesses of tests share them too.
@@ -83,6 +84,13 @@ class Tiny:
     def setup(cls, method: str = "icarl", kind: str = "herding", *, seed: int = 0, **changes: dict[str, Any]) -> Setup:
         """A setup of `config`."""
         return make_setup(cls.config(method, kind, seed=seed, **changes))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """The suite in one process compiles more than a process can hold."""
+    yield
+    release_programs()
 
 
 @pytest.fixture(scope="session")

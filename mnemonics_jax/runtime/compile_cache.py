@@ -1,6 +1,8 @@
 """XLA's persistent compilation cache, and a count of compiled programs that includes those read from the cache."""
 
+import gc
 import os
+from pathlib import Path
 
 import jax
 
@@ -8,6 +10,11 @@ from mnemonics_jax.runtime.files import user_cache_folder
 
 _EVENT = "/jax/core/compile/backend_compile_duration"
 _count = 0
+
+# Compiled code on a CPU takes memory maps, and Linux lets a process have 65,530: at the limit LLVM ends it by a
+# segmentation fault. A run with programs of its own takes 2,000.
+_MAPS = Path("/proc/self/maps")
+_MANY_MAPS = 20_000
 
 
 def _listen(event: str, duration: float, **_: object) -> None:
@@ -33,3 +40,16 @@ def use_persistent_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(user_cache_folder("xla")))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def release_programs(limit: int = _MANY_MAPS) -> bool:
+    """Forget all compiled programs if this process has more than `limit` memory maps, and return whether it did so.
+
+    For a process that runs many configurations, between two of them: what is needed again is read from the persistent
+    cache or compiled anew. Where maps cannot be counted, that is on other systems than Linux, nothing is done.
+    """
+    if not _MAPS.exists() or len(_MAPS.read_bytes().splitlines()) <= limit:
+        return False
+    jax.clear_caches()
+    gc.collect()
+    return True

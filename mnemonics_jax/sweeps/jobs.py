@@ -13,6 +13,7 @@ from mnemonics_jax.phase.setup import make_setup
 from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.folder import check_folder, with_recorded
 from mnemonics_jax.runs.runner import finished, run_in_folder
+from mnemonics_jax.runtime.compile_cache import release_programs
 from mnemonics_jax.runtime.errors import NumbersError, RunsFailedError, UserError
 from mnemonics_jax.runtime.files import cannot_write, make_folder, write_json
 from mnemonics_jax.runtime.progress import Display
@@ -114,10 +115,12 @@ def run_jobs(
         for group in groups:
             seeds.check(jobs[group[0]].config, len(group), load)
         for group in groups:
+            release_programs()
             members = {titles[jobs[i].name]: functools.partial(start, jobs[i]) for i in group}
             seeds.run_at_once(members, display)
     else:
         for job in jobs:
+            release_programs()
             display.begin(titles[job.name])
             start(job, display)
     display.begin("")

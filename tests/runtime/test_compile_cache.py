@@ -1,10 +1,14 @@
 """More phases compile no more programs: each count comes from a process of its own."""
 
 import json
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from helpers import child_process
+
+from mnemonics_jax.runtime.compile_cache import num_compilations, release_programs
 
 CHILD = """
 import json
@@ -79,3 +83,16 @@ def test_twenty_five_phases_of_resnet32_compile_what_five_compile(tiny, tmp_path
         for phases in (5, 25)
     ]
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells the memory maps of a process")
+def test_programs_are_released_when_there_are_many():
+    program = jax.jit(lambda x: x + 1)
+    program(1)
+    before = num_compilations()
+    assert not release_programs(10**6)
+    program(1)
+    assert num_compilations() == before
+    assert release_programs(0)
+    program(1)
+    assert num_compilations() > before
