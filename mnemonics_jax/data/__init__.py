@@ -7,6 +7,7 @@ from mnemonics_jax.data.dataset import Dataset
 from mnemonics_jax.data.digits import load_digits
 from mnemonics_jax.data.image_folder import load_image_folder
 from mnemonics_jax.data.npz import load_npz
+from mnemonics_jax.data.packing import pack_dataset
 from mnemonics_jax.data.tfds import load_tfds
 from mnemonics_jax.runtime.errors import unknown_name
 from mnemonics_jax.runtime.settings import check_ranges
@@ -35,4 +36,5 @@ def load(config: DataConfig) -> Dataset:
         raise unknown_name("data source", config.source, SOURCES)
     check_ranges(config, "data.")
     config.validate()
-    return SOURCES[config.source](config)
+    dataset = SOURCES[config.source](config)
+    return pack_dataset(dataset) if config.storage == "packed" else dataset

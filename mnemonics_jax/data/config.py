@@ -1,7 +1,7 @@
 """Which images a run learns from, and how they are augmented."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge
 
@@ -42,6 +42,12 @@ class DataConfig:
 
     num_classes: Annotated[int, Ge(2)] | None = None
     """Number of classes to use, starting with first_class. None: all classes from there on."""
+
+    storage: Literal["bytes", "packed"] = "bytes"
+    """Form in which exemplars are stored. bytes: one byte for each pixel and channel. packed: four bits for the
+    brightness of a pixel, and colour at half the resolution. This takes a quarter of the bytes of RGB, so four times as
+    many exemplars fit into the same memory: raise per_class. All images pass through it, also new ones and test images.
+    """
 
     crop_padding: Annotated[int, Ge(0)] = 4
     """Augmentation: pad training images with this many black pixels on each side, then crop back to size at a random

@@ -32,6 +32,8 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    packed: bool = False
+    """Whether every image has gone through `packing`, so that a stored one takes its packed bytes."""
 
     @property
     def num_classes(self) -> int:

@@ -57,7 +57,7 @@ def pass_gate(setup: Setup, state: PhaseState, learned: Memory, part: int, callb
         verdict, count = gate.decide(probe.scores(), probe.tell_apart, threshold), len(probe.judging)
     values = {"shares": list(gate.SHARES), "scores": verdict.scores, "tell_apart": verdict.tell_apart}
     callbacks.event("gate", int(state.phase), part=part, share=verdict.share, held_out=count, **values)
-    return gate.candidate(before, learned, verdict.share)
+    return setup.as_stored(before, gate.candidate(before, learned, verdict.share))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,8 @@ class Probe:
 
     def candidate(self, index: int) -> Memory:
         """Return the exemplars of candidate `index`."""
-        return gate.candidate(self.state.memory, self.learned, gate.SHARES[index])
+        before = self.state.memory
+        return self.setup.as_stored(before, gate.candidate(before, self.learned, gate.SHARES[index]))
 
     def scores(self) -> Float[np.ndarray, "candidate sample"]:
         """Return how many of the pool's models, as a share, classify each held-out image correctly."""

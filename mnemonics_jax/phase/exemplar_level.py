@@ -107,7 +107,7 @@ def learn_exemplars(
             "try another --exemplars.inner-init, more --exemplars.outer-steps or a smaller "
             "--exemplars.outer-learning-rate"
         )
-    memory = update(state.memory, problem, learned.memory)
+    memory = setup.as_stored(state.memory, update(state.memory, problem, learned.memory))
     # Adjusting has no real data: nothing can judge it, and the inner step sizes stay those of the stage before it.
     if point.stage is not Stage.EXEMPLARS:
         return state._replace(memory=memory)

@@ -12,6 +12,7 @@ from mnemonics_jax.data.class_stream import Stream, make_stream
 from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.data.image_store import DeviceStore, ImageStore, Samples
 from mnemonics_jax.data.lazy_images import LazyImages
+from mnemonics_jax.data.packing import packed_bytes, through_packing
 from mnemonics_jax.data.streamed_store import StreamedStore
 from mnemonics_jax.exemplars.base import check_budget
 from mnemonics_jax.exemplars.device_memory import group_size
@@ -21,6 +22,7 @@ from mnemonics_jax.nets import build
 from mnemonics_jax.nets.classifier import Classifier
 from mnemonics_jax.phase.training import TrainProgram
 from mnemonics_jax.runtime.devices import Devices, all_devices
+from mnemonics_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,19 @@ class Setup:
         """Return the class position of every sample: the training images, then the memory's slots."""
         return np.concatenate([self.stream.train_labels, memory.labels()])
 
+    def memory_bytes(self, memory: Memory) -> int:
+        """Return the bytes that the exemplars in use take, in the form in which they are stored."""
+        if not self.stream.dataset.packed:
+            return memory.num_bytes
+        return int(memory.counts.sum()) * packed_bytes(self.stream.dataset.image_shape)
+
+    def as_stored(self, before: Memory, after: Memory) -> Memory:
+        """Return the memory `after` learning as it can be stored; what has not changed since `before` stays."""
+        if not self.stream.dataset.packed:
+            return after
+        changed = (after.images != before.images).any(axis=(2, 3, 4), keepdims=True)
+        return after._replace(images=np.where(changed, through_packing(after.images), after.images))
+
     def samples(self, memory: Memory, indices: Int[np.ndarray, " sample"]) -> Samples:
         """Return the samples `indices` of the training images and the memory's slots, with their labels."""
         return Samples(self.train_store.with_exemplars(memory.images), indices, self.sample_labels(memory))
@@ -92,6 +107,10 @@ def make_setup(config: Config, load: data.Load = data.load) -> Setup:
     stream = make_stream(config.stream, dataset, config.seed)
     if config.method.uses_memory:
         check_budget(config.exemplars, stream.sizes, dataset.train_counts())
+        if dataset.packed and config.exemplars.stored_dtype != np.uint8:
+            raise UserError(
+                "--exemplars.store float32 and --data.storage packed are two ways of storing exemplars: choose one"
+            )
     net = build(config.net, dataset.num_classes, config.method.head)
     devices = all_devices()
     devices.check("--train.batch-size", config.train.batch_size)

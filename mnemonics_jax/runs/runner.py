@@ -217,7 +217,7 @@ def _phase_results(setup: Setup, state: PhaseState, phase: int) -> dict[str, Any
     """Return the values of the event of a finished phase; accuracies are percentages."""
     stream = setup.stream
     groups = stream.phase_of_class()
-    results = {"seen_classes": stream.seen(phase), "memory_bytes": state.memory.num_bytes}
+    results = {"seen_classes": stream.seen(phase), "memory_bytes": setup.memory_bytes(state.memory)}
     counts = {"accuracy": state.num_correct, "accuracy_exemplar_model": state.num_correct_exemplar_model}
     for name, num_correct in counts.items():
         if num_correct[phase, 0] >= 0:

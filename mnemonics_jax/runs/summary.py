@@ -51,7 +51,7 @@ def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]]) -> 
         "seen_classes": [stream.seen(i) for i in range(stream.num_phases)],
         # Classes learned in one program; 0 for all, None where nothing is learned.
         "group_classes": config.exemplars.group_classes if setup.learns else None,
-        "memory_bytes": state.memory.num_bytes,
+        "memory_bytes": setup.memory_bytes(state.memory),
         "memory_dtype": state.memory.images.dtype.name,
         # All processes of a run compile the same programs, so their maximum counts for the run.
         "compilations": max(event["compilations"] for event in phases),
