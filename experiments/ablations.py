@@ -4,7 +4,10 @@
     python experiments/ablations.py unroll scope --preset digits --seeds 3 --list
 
 Every row is compared with herding on the same class orders, at the same budget, with the same training and the same
-inner loop for Θᴱ. Finished runs are not run again; TABLE.md and TABLE.csv in --out have the rows of all finished runs.
+inner loop for Θᴱ. Each table begins with its controls: no memory, random exemplars, herding, all data (joint). Where
+random and herding do not differ by two standard errors, the table says that it cannot tell. Exemplars are learned
+without the gate, which would replace those that an ablation is to show; the table `gate` compares both. Finished runs
+are not run again; TABLE.md and TABLE.csv in --out have the rows of all finished runs.
 """
 
 import argparse
@@ -40,24 +43,29 @@ class Row:
     label: str
     settings: Settings = dataclasses.field(default_factory=dict)
     kind: str = "mnemonics"
+    method: str | None = None
+    """Method of a control that is the same for all methods; None: the method of the table's row."""
 
 
 def _each(name: str, values: list[Any], also: Settings | None = None) -> list[Row]:
     return [Row(f"{name} {value}", {f"exemplars.{name}": str(value), **(also or {})}) for value in values]
 
 
+NO_MEMORY, JOINT = Row("no memory", kind="herding", method="finetune"), Row("all data", kind="herding", method="joint")
+RANDOM, HERDING = Row("random", kind="random"), Row("herding", kind="herding")
+
 TABLES: dict[str, tuple[str, list[Row]]] = {
-    "kinds": (
-        "Exemplar kinds",
-        [
-            Row("random", kind="random"),
-            Row("herding", kind="herding"),
-            Row("learned"),
-        ],
-    ),
+    "kinds": ("Exemplar kinds", [Row("gradient", kind="gradient"), Row("learned")]),
     "gain": ("Learned exemplars against herding", [Row("learned")]),
     "adjust": ("Adjusting old exemplars", _each("adjust", ["false", "true"])),
-    "budget": ("Exemplars per class", _each("per_class", [1, 2, 5, 20])),
+    "budget": (
+        "Exemplars per class",
+        [
+            Row(f"{kind}, per_class {amount}", {"exemplars.per_class": str(amount)}, kind)
+            for amount in (1, 2, 5, 20)
+            for kind in ("random", "mnemonics")
+        ],
+    ),
     "unroll": (
         "Unroll length, from class means and from a new head",
         [
@@ -84,7 +92,8 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
     "anchor": ("Weight of the anchor", _each("anchor", [0, 5, 20, 60])),
     "change-cap": ("Farthest a pixel may move", _each("change_cap", [0.02, 0.05, 0.12, 0.3, 1])),
     "outer-steps": ("Outer steps", _each("outer_steps", [50, 100, 200, 400])),
-    "begin": ("Images that learning starts from", _each("start", ["herding", "random"])),
+    "begin": ("Images that learning starts from", _each("start", ["herding", "random", "gradient"])),
+    "gate": ("Learned exemplars with and without the gate", _each("gate", ["false", "true"])),
     "augment": (
         "Crops and flips while learning",
         [
@@ -123,8 +132,9 @@ class Ablations:
         Raises:
             UserError: for a setting that no exemplar kind has, or a value that it does not take.
         """
+        method = row.method or method
         plain = make_config(self.preset, method, row.kind, self.recipe)
-        settings = {**self.fixed, **row.settings}
+        settings = {"exemplars.gate": "false", **self.fixed, **row.settings}
         # Settings that only other exemplar kinds have are left out; a name that no kind has is refused.
         others = [make_config(self.preset, method, kind, self.recipe) for kind in EXEMPLARS]
         kept = {k: v for k, v in settings.items() if has(plain, k) or not any(has(other, k) for other in others)}
@@ -139,15 +149,16 @@ class Ablations:
             for f in dataclasses.fields(config.exemplars)
             if getattr(config.exemplars, f.name) != getattr(plain.exemplars, f.name)
         ]
-        return Job("/".join([f"{method}-{row.kind}", "_".join(changed) or "preset", f"seed{seed}"]), config)
+        arm = row.method or f"{method}-{row.kind}"
+        return Job("/".join([arm, "_".join(changed) or "preset", f"seed{seed}"]), config)
 
     def twin(self, row: Row) -> Row:
         """Return the row of herding under the settings that it shares with `row`."""
-        return Row("herding", row.settings, "herding")
+        return dataclasses.replace(HERDING, settings=row.settings)
 
     def jobs(self, tables: list[str]) -> list[Job]:
         """Return all runs of the tables, each once; seeds outermost, so that finished runs are paired at any time."""
-        rows = [row for table in tables for row in TABLES[table][1]]
+        rows = [NO_MEMORY, RANDOM, JOINT, *(row for table in tables for row in TABLES[table][1])]
         found: dict[str, Job] = {}
         for seed in self.seeds:
             for method in self.methods:
@@ -161,7 +172,7 @@ class Ablations:
         """Return the rows of a table: means over class orders and paired differences from herding, with errors."""
         lines = []
         for method in self.methods:
-            for row in TABLES[table][1]:
+            for row in [NO_MEMORY, RANDOM, HERDING, JOINT, *TABLES[table][1]]:
                 mine, herding = (
                     {seed: summaries.get(self.job(one, method, seed).name) for seed in self.seeds}
                     for one in (row, self.twin(row))
@@ -170,7 +181,7 @@ class Ablations:
                 line: dict[str, Any] = {"method": method, "exemplars": row.label, "orders": len(done)}
                 for key in COLUMNS:
                     line[key], line[f"{key}_sem"] = mean_of_runs([mine[seed] for seed in done], key)
-                    gains = _gains(mine, herding, done, key) if row.kind != "herding" else []
+                    gains = _gains(mine, herding, done, key) if row != HERDING else []
                     line[f"{key}_gain"], line[f"{key}_gain_sem"] = mean_and_error(gains)
                 line["seconds"], _ = mean_and_error([mine[seed]["seconds"] for seed in done])
                 lines.append(line)
@@ -197,8 +208,22 @@ def write_table(table: str, ablations: Ablations, summaries: dict[str, dict[str,
         for line in lines:
             figures = [_figure(line, key) for key in block] + [_figure(line, f"{key}_gain", "+") for key in block]
             text.append(f"| {' | '.join([line['method'], line['exemplars'], str(line['orders']), *figures])} |")
+    text += ["", *(verdict for line in lines if (verdict := _verdict(line)))]
     (out / f"{table}.md").write_text("\n".join(text) + "\n")
     return "\n".join(text)
+
+
+def _verdict(line: dict[str, Any]) -> str | None:
+    """Return whether a method's Θ tells random exemplars from herded ones, by two standard errors, for that control."""
+    if line["exemplars"] != RANDOM.label:
+        return None
+    gain, error = line["average_accuracy_gain"], line["average_accuracy_gain_sem"]
+    if error is None:
+        return f"- {line['method']}: one class order cannot tell random from herded exemplars."
+    tells = abs(gain) >= 2 * error
+    end = "this regime tells exemplars apart." if tells else "too little to tell exemplars apart in this regime."
+    difference = _figure(line, "average_accuracy_gain", "+")
+    return f"- {line['method']}: random exemplars differ from herding by {difference}: {end}"
 
 
 def _figure(line: dict[str, Any], key: str, sign: str = "") -> str:

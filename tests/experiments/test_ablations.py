@@ -10,7 +10,8 @@ from mnemonics_jax.runtime.errors import UserError
 
 SETTINGS = (*TINY_SETTINGS, "exemplars.inner_init=reset_head", "exemplars.anchor=0")
 
-ablations, exemplar_probe = (load_script(EXPERIMENTS / f"{name}.py") for name in ("ablations", "exemplar_probe"))
+ablations = load_script(EXPERIMENTS / "ablations.py")
+CONTROLS = [ablations.NO_MEMORY, ablations.RANDOM, ablations.JOINT]
 
 
 def plan(*methods, seeds=(0, 1), **fixed):
@@ -20,11 +21,14 @@ def plan(*methods, seeds=(0, 1), **fixed):
 @pytest.mark.parametrize("table", list(ablations.TABLES))
 def test_every_row_is_paired_with_herding_that_differs_in_the_kind_alone(table):
     one = plan("lwf")
-    for row in ablations.TABLES[table][1]:
+    for row in [*CONTROLS, *ablations.TABLES[table][1]]:
         mine, theirs = (one.config(r, "lwf", 1) for r in (row, one.twin(row)))
         mine.validate()
         theirs.validate()
         assert theirs.exemplars.name == "herding"
+        assert theirs.method.name == "lwf"
+        if row.method:
+            continue
         assert (mine.seed, mine.train, mine.net, mine.data) == (theirs.seed, theirs.train, theirs.net, theirs.data)
         for name in ("per_class", "unroll_length", "inner_init", "inner_scope", "inner_augment", "inner_batch"):
             assert getattr(mine.exemplars, name) == getattr(theirs.exemplars, name)
@@ -44,8 +48,9 @@ def test_runs_that_several_rows_ask_for_are_run_once():
     names = [job.name for job in one.jobs(["kinds", "anchor", "gain"])]
     assert len(names) == len(set(names))
     anchors = len(ablations.TABLES["anchor"][1])
-    # Random, herding, learned and the anchors but for the preset's own, for two methods and two seeds.
-    assert len(names) == (3 + anchors - 1) * 4
+    # Random, herding, gradient, learned and the anchors but for the preset's own, for two methods and two seeds; no
+    # memory and all data for two seeds.
+    assert len(names) == (4 + anchors - 1) * 4 + 2 * 2
     assert len({repr(job.config) for job in one.jobs(["unroll"])}) == len(one.jobs(["unroll"]))
 
 
@@ -63,7 +68,7 @@ def test_a_table_has_means_standard_errors_and_paired_differences(tmp_path):
     assert f"{difference.mean():+.2f} ± {difference.std(ddof=1) / np.sqrt(3):.2f}" in text
     assert "| lwf | learned | 3 | 56.00 ± 3.21 |" in text
     with (tmp_path / "gain.csv").open() as file:
-        (line,) = csv.DictReader(file)
+        line = list(csv.DictReader(file))[-1]
     for key in ("forgetting", "average_forgetting", "backward_transfer"):
         assert float(line[f"{key}_gain"]) == float(line[f"{key}_exemplar_model_gain"]) == pytest.approx(1.0)
     for heading in ("forgetting (base classes) Θ", "forgetting (average) Θ", "backward transfer Θᴱ"):
@@ -71,6 +76,29 @@ def test_a_table_has_means_standard_errors_and_paired_differences(tmp_path):
     # A class order that only one side has is left out.
     del summaries[one.job(row, "lwf", 2).name]
     assert "| lwf | learned | 2 | 55.50 ± 5.50 |" in ablations.write_table("gain", one, summaries, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("random", "words"),
+    [([50.0, 61.0, 56.0], "tells exemplars apart"), ([60.0, 62.0, 58.0], "too little to tell exemplars apart")],
+)
+def test_a_table_says_whether_its_regime_can_tell_random_from_herding(tmp_path, random, words):
+    one, herding, summaries = plan("lwf", seeds=(0, 1, 2)), [59.0, 70.0, 64.0], {}
+    for row, values in ((ablations.RANDOM, random), (ablations.HERDING, herding)):
+        for seed, value in enumerate(values):
+            summaries[one.job(row, "lwf", seed).name] = dict.fromkeys(ablations.COLUMNS, value) | {"seconds": 1.0}
+    difference = np.subtract(random, herding)
+    figure = f"{difference.mean():+.2f} ± {difference.std(ddof=1) / np.sqrt(3):.2f}".replace("-", "−")
+    text = ablations.write_table("gain", one, summaries, tmp_path)
+    assert f"- lwf: random exemplars differ from herding by {figure}: " in text
+    assert words in text.splitlines()[-1]
+
+
+def test_exemplars_are_learned_without_the_gate_unless_it_is_asked_for():
+    learned = ablations.Row("learned")
+    assert not plan("lwf").config(learned, "lwf", 0).exemplars.gate
+    assert plan("lwf", **{"exemplars.gate": "true"}).config(learned, "lwf", 0).exemplars.gate
+    assert [plan("lwf").config(row, "lwf", 0).exemplars.gate for row in ablations.TABLES["gate"][1]] == [False, True]
 
 
 def test_runs_of_an_older_version_leave_their_place_empty(tmp_path):
@@ -81,7 +109,7 @@ def test_runs_of_an_older_version_leave_their_place_empty(tmp_path):
     zero = "+0.00 ± 0.00"
     assert f"| lwf | learned | 2 | 50.00 ± 0.00 |  |  | {zero} |  |  |" in text
     with (tmp_path / "gain.csv").open() as file:
-        (line,) = csv.DictReader(file)
+        line = list(csv.DictReader(file))[-1]
     assert (line["forgetting"], line["average_forgetting"], line["backward_transfer_gain"]) == ("50.0", "", "")
 
 
@@ -99,24 +127,21 @@ def test_the_script_runs_and_goes_on(tmp_path, capsys):
         str(tmp_path),
     ]
     assert ablations.main([*words, "--list"]) == 0
-    assert capsys.readouterr().out.count("to do") == 2
+    assert capsys.readouterr().out.count("to do") == 5
     assert ablations.main(words) == 0
     first = capsys.readouterr().out
-    assert "| icarl | learned | 1 |" in first
+    for label in ("no memory", "random", "herding", "all data", "learned"):
+        assert f"| icarl | {label} | 1 |" in first
+    assert "- icarl: one class order cannot tell random from herded exemplars." in first
     assert first.strip() == (tmp_path / "gain.md").read_text().strip()
     assert ablations.main([*words, "--list"]) == 0
-    assert capsys.readouterr().out.count("done ") == 2
+    assert capsys.readouterr().out.count("done ") == 5
 
 
 def test_seeds_is_a_count_from_the_first_seed_on(tmp_path, capsys):
     words = ["gain", "--methods", "lwf", "--seeds", "2", "--first-seed", "3", "--out", str(tmp_path), "--list"]
     assert ablations.main(words) == 0
     assert {line.rsplit("/", 1)[1] for line in capsys.readouterr().out.splitlines()} == {"seed3", "seed4"}
-
-
-def test_the_probe_needs_a_class_order():
-    with pytest.raises(UserError, match="--seeds 0: at least one"):
-        exemplar_probe.main(["--seeds", "0"])
 
 
 @pytest.mark.parametrize(
@@ -134,22 +159,3 @@ def test_mistakes_are_told_before_anything_runs(words, message, tmp_path):
     with pytest.raises(UserError, match=message):
         ablations.main(["gain", *words, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
-
-
-def test_probes_tell_good_exemplars_from_useless_ones(tiny):
-    """Exemplars with shuffled labels have all that good ones have but their meaning."""
-    setup = tiny.setup("lwf", "herding", train={"epochs": 6, "later_epochs": 1})
-    end, forgetful = exemplar_probe.two_models(setup, exemplar_probe.NoCallbacks())
-    state = exemplar_probe.run_phase(setup, end, exemplar_probe.NoCallbacks())
-    good = exemplar_probe.probe(setup, state, forgetful, 60, 10)
-    images = state.memory.images.copy()
-    images[:5] = images[[1, 2, 3, 4, 0]]
-    bad = exemplar_probe.probe(setup, state._replace(memory=state.memory._replace(images=images)), forgetful, 60, 10)
-    for probe, one, other in zip(exemplar_probe.PROBES, good, bad, strict=True):
-        assert one > other + 10, probe
-
-
-def test_probe_table_pairs_with_herding(capsys):
-    figures = {"herding": [[50.0] * 4, [60.0] * 4], "learned": [[53.0] * 4, [61.0] * 4]}
-    table = exemplar_probe.table_of(figures)
-    assert list(table.columns[1].cells) == ["55.0 ± 5.0", "57.0 ± 4.0 (+2.0 ± 1.0)"]
