@@ -25,7 +25,7 @@ import tyro
 
 from mnemonics_jax.config.parsing import pairs
 from mnemonics_jax.reports.sweep import write_sweep
-from mnemonics_jax.runs.checkpoint import SaveConfig
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import use_persistent_cache
 from mnemonics_jax.runtime.errors import UserError, exit_status
 from mnemonics_jax.runtime.progress import Display

@@ -16,9 +16,9 @@ from mnemonics_jax.methods import METHODS, method_class
 from mnemonics_jax.reports.finished_runs import find_finished_runs
 from mnemonics_jax.reports.page import write_page
 from mnemonics_jax.reports.tables import comparison_tables, run_table, write_report
-from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.export import export
 from mnemonics_jax.runs.runner import run_in_folder
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import use_persistent_cache
 from mnemonics_jax.runtime.distributed import Cluster, connect, is_primary
 from mnemonics_jax.runtime.errors import UserError, exit_status

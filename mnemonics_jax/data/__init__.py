@@ -1,25 +1,25 @@
 """Data sources by name. To add a source, add one file and one line in `SOURCES`."""
 
 from collections.abc import Callable
+from pkgutil import resolve_name
 
 from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.data.dataset import Dataset
-from mnemonics_jax.data.digits import load_digits
-from mnemonics_jax.data.image_folder import load_image_folder
-from mnemonics_jax.data.npz import load_npz
-from mnemonics_jax.data.tfds import load_tfds
 from mnemonics_jax.runtime.errors import unknown_name
 from mnemonics_jax.runtime.settings import check_ranges
 
-# Each source returns only the classes that the config selects. The folder source decodes no image of other classes.
-SOURCES: dict[str, Callable[[DataConfig], Dataset]] = {
-    "digits": load_digits,
-    "folder": load_image_folder,
-    "npz": load_npz,
-    "cifar100": load_tfds,
-    "imagenet2012": load_tfds,
-    "imagenet-subset": load_tfds,
+SOURCES = {
+    "digits": "digits:load_digits",
+    "folder": "image_folder:load_image_folder",
+    "npz": "npz:load_npz",
+    "cifar100": "tfds:load_tfds",
+    "imagenet2012": "tfds:load_tfds",
+    "imagenet-subset": "tfds:load_tfds",
 }
+"""Module and function of each source; the module is imported when its data is loaded.
+
+Each source returns only the classes that the config selects. The folder source decodes no image of other classes.
+"""
 
 Load = Callable[[DataConfig], Dataset]
 """A function that delivers a data set: `load`, or one that remembers what it has loaded."""
@@ -35,4 +35,4 @@ def load(config: DataConfig) -> Dataset:
         raise unknown_name("data source", config.source, SOURCES)
     check_ranges(config, "data.")
     config.validate()
-    return SOURCES[config.source](config)
+    return resolve_name(f"{__name__}.{SOURCES[config.source]}")(config)

@@ -15,11 +15,12 @@ from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.setup import Setup, make_setup
 from mnemonics_jax.phase.state import PhaseState, ResumePoint, initial_state
 from mnemonics_jax.runs.base_model_cache import BaseModelCache
-from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder, SaveConfig
+from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
 from mnemonics_jax.runs.checkpoint_schedule import CheckpointSchedule
 from mnemonics_jax.runs.folder import claim_folder, with_recorded
 from mnemonics_jax.runs.metrics_log import MetricsLog, NullLog
 from mnemonics_jax.runs.preemption import on_sigterm
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.summary import summarise
 from mnemonics_jax.runtime import lockstep
 from mnemonics_jax.runtime.distributed import broadcast_from_primary, is_primary, require_agreement

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mnemonics_jax.config.config import Config
 from mnemonics_jax.methods import METHODS
-from mnemonics_jax.runs.checkpoint import SaveConfig
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.progress import Display

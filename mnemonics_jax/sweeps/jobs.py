@@ -10,9 +10,9 @@ from typing import Any
 from mnemonics_jax import data
 from mnemonics_jax.config.config import Config
 from mnemonics_jax.phase.setup import make_setup
-from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.folder import check_folder, with_recorded
 from mnemonics_jax.runs.runner import finished, run_in_folder
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import release_programs
 from mnemonics_jax.runtime.errors import NumbersError, RunsFailedError, UserError
 from mnemonics_jax.runtime.files import cannot_write, make_folder, write_json

@@ -13,7 +13,7 @@ from mnemonics_jax.exemplars import EXEMPLARS, ExemplarStrategy
 from mnemonics_jax.methods import METHODS, Method
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.settings import check_ranges, field_kinds, options
-from mnemonics_jax.sweeps.ray_jobs import RayConfig
+from mnemonics_jax.sweeps.ray_config import RayConfig
 
 BAD = {float: (math.nan, math.inf, -math.inf, -1.0), int: (-1, 2**70, True)}
 

@@ -13,9 +13,9 @@ from mnemonics_jax import cli
 from mnemonics_jax.phase import model_level
 from mnemonics_jax.phase.setup import make_setup
 from mnemonics_jax.phase.state import initial_state
-from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.preemption import STOPPED
 from mnemonics_jax.runs.runner import run_in_folder
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.errors import RunsFailedError, UserError
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.sweeps import vmap_seeds as seeds
