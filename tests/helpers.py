@@ -69,8 +69,8 @@ def load_script(path):
 class Listening(Display):
     """Keeps what the user would read, in `said`, and behind the title of its run in `titled`."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, *, verbose=True):
+        super().__init__(verbose=verbose)
         self.said, self.titled = [], []
 
     def say(self, message):

@@ -234,6 +234,11 @@ def make_config(
     )
 
 
+def preset_lines() -> str:
+    """Return a line for each preset: its name and what it is."""
+    return "\n".join(f"  {name:16} {preset.summary}" for name, preset in PRESETS.items())
+
+
 def recipe_lines() -> str:
     """Return a line for each recipe: its name and what it does."""
     return "\n".join(f"  {name:8} {recipe.summary}" for name, recipe in RECIPES.items())

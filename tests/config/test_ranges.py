@@ -6,7 +6,9 @@ from typing import get_args, get_origin
 
 import pytest
 
-from mnemonics_jax import cli
+from mnemonics_jax.cli.compare import CompareSettings
+from mnemonics_jax.cli.run import RunSettings
+from mnemonics_jax.cli.sweep import SweepSettings
 from mnemonics_jax.config.config import Config
 from mnemonics_jax.config.presets import make_config
 from mnemonics_jax.exemplars import EXEMPLARS, ExemplarStrategy
@@ -30,9 +32,9 @@ def settings_of(kind):
 # Without the command line's own fields beside the settings, and the bases, which have no defaults of their own.
 CLASSES = {
     cls: None
-    for start in (cli._Run, cli._Compare, RayConfig, *METHODS.values(), *EXEMPLARS.values())
+    for start in (RunSettings, CompareSettings, SweepSettings, RayConfig, *METHODS.values(), *EXEMPLARS.values())
     for cls in settings_of(start)
-    if cls not in (cli._Run, cli._Compare, Method, ExemplarStrategy)
+    if cls not in (RunSettings, CompareSettings, SweepSettings, Method, ExemplarStrategy)
 }
 
 

@@ -2,6 +2,7 @@
 
 import _thread
 import dataclasses
+import re
 import signal
 
 import jax
@@ -192,7 +193,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         asked.append((jobs, out, vmap_seeds))
         raise UserError("enough")
 
-    monkeypatch.setattr(cli, "run_jobs", noting)
+    monkeypatch.setattr("mnemonics_jax.sweeps.jobs.run_jobs", noting)
     monkeypatch.setattr("mnemonics_jax.sweeps.comparison.run_jobs", noting)
     for words in (
         ["run", "digits", "--seed", "3", "--vmap-seeds", "2", "--out", str(tmp_path / "a")],
@@ -207,7 +208,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         [("lwf-random-seed0", 0), ("lwf-random-seed1", 1)],
     ]
     assert asked[0][1] == tmp_path / "a"
-    assert asked[1][1].name == "digits-lwf-random-seed3-4"
+    assert re.fullmatch(r"digits-lwf-random-seed3-4-[0-9a-f]{6}", asked[1][1].name)
     assert all(at_once for *_, at_once in asked)
     for words, message in ((["0"], "--vmap-seeds 0"), (["2", "--distributed"], "leave out --distributed")):
         with pytest.raises(SystemExit) as ended:
