@@ -12,7 +12,11 @@ SOURCES = {
     "digits": "digits:load_digits",
     "folder": "image_folder:load_image_folder",
     "npz": "npz:load_npz",
-    "cifar100": "tfds:load_tfds",
+    "cifar10": "cifar:load_cifar",
+    "cifar100": "cifar:load_cifar",
+    "tiny-imagenet": "tiny_imagenet:load_tiny_imagenet",
+    "tfds-cifar10": "tfds:load_tfds",
+    "tfds-cifar100": "tfds:load_tfds",
     "imagenet2012": "tfds:load_tfds",
     "imagenet-subset": "tfds:load_tfds",
 }
