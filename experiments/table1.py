@@ -30,8 +30,8 @@ from mnemonics_jax.config.config import Config
 from mnemonics_jax.config.parsing import has, override, pairs
 from mnemonics_jax.config.presets import make_config
 from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
-from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.folder import check_folder
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.compile_cache import use_persistent_cache
 from mnemonics_jax.runtime.errors import UserError, exit_status

@@ -21,8 +21,8 @@ from mnemonics_jax.exemplars import exemplar_class
 from mnemonics_jax.methods import method_class
 from mnemonics_jax.nets import NetConfig
 from mnemonics_jax.phase.setup import Setup, make_setup
-from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.runner import run_in_folder
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import release_programs
 
 # Most of the suite's time is compilation, of the same programs each time: processes share them through the disk. By way

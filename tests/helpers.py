@@ -18,7 +18,8 @@ import pytest
 from mnemonics_jax.phase.callbacks import NoCallbacks
 from mnemonics_jax.phase.setup import make_setup
 from mnemonics_jax.phase.state import initial_state
-from mnemonics_jax.runs.checkpoint import CheckpointFolder, SaveConfig
+from mnemonics_jax.runs.checkpoint import CheckpointFolder
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.progress import Display
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,8 +69,8 @@ def load_script(path):
 class Listening(Display):
     """Keeps what the user would read, in `said`, and behind the title of its run in `titled`."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, *, verbose=True):
+        super().__init__(verbose=verbose)
         self.said, self.titled = [], []
 
     def say(self, message):
@@ -132,7 +133,7 @@ def signal_at(child, line, number):
 
 TELLING = """
 from pathlib import Path
-from mnemonics_jax.runs.checkpoint import SaveConfig
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime.compile_cache import num_compilations
 from mnemonics_jax.runtime.progress import Display

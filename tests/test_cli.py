@@ -13,6 +13,7 @@ import pytest
 from annotated_types import Gt
 from PIL import Image
 
+import mnemonics_jax
 from mnemonics_jax import cli
 from mnemonics_jax.config.presets import RECIPES, make_config
 from mnemonics_jax.methods import METHODS
@@ -155,7 +156,10 @@ def test_an_out_that_cannot_be_written_is_refused(capsys, tmp_path, command):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("rum", "digits"), "unknown command 'rum': choose from run, compare, report"),
+        (
+            ("rum", "digits"),
+            "unknown command 'rum': did you mean 'run'? known are compare, export, report, run, ",
+        ),
         (("compare", "digits", "--methods", "icarl", "bick"), "unknown method 'bick': did you mean 'bic'"),
         (("compare", "digits", "--exemplars", "randm"), "unknown exemplar kind 'randm': did you mean 'random'"),
         (("compare", "digits", "--seeds", "0"), "--seeds 0: give at least 1"),
@@ -187,6 +191,9 @@ def test_numbers_gone_wrong_have_a_status_of_their_own(capsys, tmp_path):
     ("words", "named"),
     [
         (("--help",), ("run PRESET", "compare PRESET", "report RUN", "export RUN", "digits", "lucir")),
+        (("--help",), ("sweep PRESET", "table", "--version")),
+        (("sweep", "--help"), ("--sweep", "--list", "--herding", "--gpus-per-point", "PRESET")),
+        (("run", "digits", "--help"), ("--config", "--recipe", "--method", "--verbose")),
         (("run", "--help"), ("digits", "images")),
         (
             ("run", "digits", "--help"),
@@ -212,12 +219,15 @@ def test_help_names_the_settings(capsys, words, named):
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])
-def test_help_says_in_a_line_what_each_recipe_does(capsys, command):
+def test_help_says_what_each_recipe_does_in_lines_that_fit(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         cli.main([command, "cifar100", "--help"])
-    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    text = " ".join(said.split()).replace("- ", "-")  # a word with a hyphen may stand on two lines
     for name, recipe in RECIPES.items():
-        assert f"{name:8} {recipe.summary}" in lines
+        assert f" {name} {recipe.summary} ".replace("- ", "-") in text
 
 
 def test_a_run_has_the_recipe_that_is_asked_for(monkeypatch):
@@ -227,23 +237,94 @@ def test_a_run_has_the_recipe_that_is_asked_for(monkeypatch):
         ran.append((config, out))
         raise Planned
 
-    monkeypatch.setattr(cli, "run_in_folder", record)
-    monkeypatch.setattr(cli, "use_persistent_cache", lambda: None)
+    monkeypatch.setattr("mnemonics_jax.runs.runner.run_in_folder", record)
+    monkeypatch.setattr("mnemonics_jax.runtime.compile_cache.use_persistent_cache", lambda: None)
     for words in ((), ("--recipe", "paper", "--seed", "3")):
         with pytest.raises(Planned):
             cli.main(["run", "digits", "--method", "lucir", *words])
     (first, out), (second, other) = ran
     assert first == make_config("digits", "lucir")
     assert second == dataclasses.replace(make_config("digits", "lucir", recipe="paper"), seed=3)
-    assert (out.name, other.name) == ("digits-lucir-mnemonics-seed0", "digits-lucir-mnemonics-paper-seed3")
+    assert re.fullmatch(r"digits-lucir-mnemonics-seed0-[0-9a-f]{6}", out.name)
+    assert re.fullmatch(r"digits-lucir-mnemonics-paper-seed3-[0-9a-f]{6}", other.name)
 
 
-def test_the_module_is_the_command():
-    command = [sys.executable, "-m", "mnemonics_jax", "run", "digit"]
+@pytest.mark.parametrize("module", ["mnemonics_jax", "mnemonics_jax.cli"])
+def test_the_module_is_the_command(module):
+    command = [sys.executable, "-m", module, "run", "digit"]
     child = subprocess.run(command, check=False, capture_output=True, text=True)
     assert child.returncode == 2
     assert child.stderr.startswith("mnemonics: unknown preset 'digit'")
     assert "Traceback" not in child.stderr
+
+
+HEAVY = ("jax", "flax", "optax", "orbax", "matplotlib", "tensorboardX", "sklearn", "pandas", "PIL.JpegImagePlugin")
+NAMING = f"""
+import sys
+import mnemonics_jax
+from mnemonics_jax import cli
+try:
+    cli.main(sys.argv[1:])
+except SystemExit as ended:
+    status = ended.code
+else:
+    status = 0
+print("ended", status, [name for name in {HEAVY} if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("--help",), 0),
+        (("--version",), 0),
+        (("run", "digits", "--method", "bic", "--help"), 0),
+        (("compare", "cifar100", "--help"), 0),
+        (("sweep", "--help"), 0),
+        (("report", "--help"), 0),
+        (("rum",), 2),
+        (("run", "digits", "--train.epoch", "3"), 2),
+        (("run", "digits", "--train.epochs", "0"), 2),
+        (("compare", "digits", "--train.epochs", "0"), 2),
+        (("sweep", "digits", "--sweep", "train.epoch=3"), 2),
+        (("export", "/no/such/folder"), 2),
+    ],
+    ids=str,
+)
+def test_help_and_mistakes_wait_for_no_heavy_import(words, status):
+    """A list of modules rather than a time, which depends on the machine."""
+    child = subprocess.run([sys.executable, "-c", NAMING, *words], check=True, capture_output=True, text=True)
+    assert child.stdout.splitlines()[-1] == f"ended {status} []"
+
+
+def test_the_version_is_told(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"mnemonics_jax {mnemonics_jax.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "--preset", "cifar100"), "the preset comes right after the command: `mnemonics run cifar100 ...`"),
+        (("compare", "--seeds", "2", "digits"), "the preset comes right after the command: `mnemonics compare digits"),
+        (("run", "--preset=npz"), "`mnemonics run npz ...`"),
+        (("run", "--seed", "1"), "`mnemonics run digits ...`; `mnemonics run --help` lists the presets"),
+    ],
+    ids=str,
+)
+def test_a_preset_in_another_place_is_told_where_it_belongs(capsys, words, message):
+    assert message in refused(capsys, *words)
+
+
+def test_help_has_no_flag_for_the_preset(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "digits", "--help"])
+    assert "--preset" not in capsys.readouterr().out
+
+
+def test_only_the_folder_of_a_run_can_be_exported(capsys, tmp_path):
+    assert "is not the folder of a run: it has no config.json; give the folder" in refused(capsys, "export", tmp_path)
+    assert "does not exist; give the folder that `mnemonics run` wrote" in refused(capsys, "export", tmp_path / "none")
 
 
 class Planned(Exception):
@@ -262,8 +343,8 @@ def plan(monkeypatch):
             cli.main(["compare", preset, *words])
         return caught.value.args[0]
 
-    monkeypatch.setattr(cli, "compare", record)
-    monkeypatch.setattr(cli, "use_persistent_cache", lambda: None)
+    monkeypatch.setattr("mnemonics_jax.sweeps.comparison.compare", record)
+    monkeypatch.setattr("mnemonics_jax.runtime.compile_cache.use_persistent_cache", lambda: None)
     return planned
 
 
@@ -378,7 +459,7 @@ def test_report_rebuilds_both_files_from_the_summaries(compared, capsys, monkeyp
     before = json.loads((compared / "comparison.json").read_text())
     (compared / "comparison.json").unlink()
     (compared / "accuracy.png").unlink()
-    monkeypatch.setattr(cli, "run_in_folder", None)
+    monkeypatch.setattr("mnemonics_jax.runs.runner.run_in_folder", None)
     # What checkpoints add to a report is test_report.py's concern.
     monkeypatch.setattr(report_page, "load_figure_data", closed)
     cli.main(["report", str(compared)])

@@ -15,7 +15,7 @@ import peers
 import tyro
 from jaxtyping import Float, Int
 
-from mnemonics_jax.exemplars.herding import herd
+from mnemonics_jax.exemplars.herd import herd
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Int
 from mnemonics_jax import cli
 from mnemonics_jax.exemplars import ExemplarStrategy, register_exemplars
 from mnemonics_jax.methods import LossInputs, Method, register_method
-from mnemonics_jax.nets.heads import normalize
 from mnemonics_jax.nets.losses import cross_entropy
+from mnemonics_jax.nets.outputs import normalize
 from mnemonics_jax.phase.evaluation import unit
 
 COMPARISON = (

@@ -22,8 +22,8 @@ import numpy as np
 
 from mnemonics_jax.config.config import Config
 from mnemonics_jax.config.presets import make_config
-from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.runner import run_in_folder
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import num_compilations
 from mnemonics_jax.runtime.progress import Display
 

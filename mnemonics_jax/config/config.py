@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import tyro
 from annotated_types import Ge, Lt
 
 from mnemonics_jax.config.train import TrainConfig
@@ -19,7 +20,7 @@ from mnemonics_jax.runtime.settings import check_ranges
 class Config:
     """All settings that determine the result of a run."""
 
-    preset: str
+    preset: tyro.conf.Suppress[str]
     data: DataConfig
     stream: StreamConfig
     net: NetConfig

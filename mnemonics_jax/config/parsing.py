@@ -68,13 +68,22 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
         UserError: if `config` has no such setting (the message names similar ones), or if the setting does not accept
             the text. Only `Config.validate` finds settings that contradict each other.
     """
-    kinds = settable(config)
     for name, text in settings.items():
-        path = name.replace("-", "_")
-        if path not in kinds:
-            raise unknown_name("setting", name, kinds)
-        config = _replaced(config, path.split("."), coerce(kinds[path], _plain(kinds[path], text), path))
+        config = with_value(config, name, text)
     return config
+
+
+def with_value(config: Config, name: str, value: Any) -> Config:
+    """Return `config` with one setting changed to `value`: a text as in `override`, or a plain JSON value.
+
+    Raises:
+        UserError: as `override` does.
+    """
+    kinds, path = settable(config), name.replace("-", "_")
+    if path not in kinds:
+        raise unknown_name("setting", name, kinds)
+    plain = _plain(kinds[path], value) if isinstance(value, str) else value
+    return _replaced(config, path.split("."), coerce(kinds[path], plain, path))
 
 
 def pairs(words: Iterable[str], flag: str) -> dict[str, str]:

@@ -155,11 +155,26 @@ _SMALL: dict[str, Any] = {
 
 
 PRESETS = {
+    "cifar10": Preset(
+        summary="CIFAR-10 with ResNet-32 (downloads 170 MB)",
+        data=DataConfig(source="cifar10"),
+        net=NetConfig(name="resnet32"),
+        train=TrainConfig(),
+        method="lucir",
+    ),
     "cifar100": Preset(
-        summary="CIFAR-100 with ResNet-32, prepared by TensorFlow Datasets",
+        summary="CIFAR-100 with ResNet-32 (downloads 169 MB)",
         data=DataConfig(source="cifar100"),
         net=NetConfig(name="resnet32"),
         train=TrainConfig(),
+        method="lucir",
+    ),
+    "tiny-imagenet": Preset(
+        summary="Tiny ImageNet, 200 classes of 64×64 images, with ResNet-18 (downloads 248 MB)",
+        data=DataConfig(source="tiny-imagenet", image_size=64),
+        net=NetConfig(name="resnet18"),
+        train=TrainConfig(),
+        exemplars={"inner_batch": 64, "outer_batch": 64},
         method="lucir",
     ),
     "imagenet-subset": Preset(
@@ -232,6 +247,11 @@ def make_config(
         exemplars=fill(kind, {**made.exemplars, **chosen.exemplars, **chosen.recipes.get(recipe, {})}),
         recipe=recipe,
     )
+
+
+def preset_lines() -> str:
+    """Return a line for each preset: its name and what it is."""
+    return "\n".join(f"  {name:16} {preset.summary}" for name, preset in PRESETS.items())
 
 
 def recipe_lines() -> str:

@@ -7,10 +7,11 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import tyro
 from annotated_types import Ge, Lt
-from jaxtyping import Array, Bool, Int, Int32
+from jaxtyping import Bool, Int, Int32
 
 from mnemonics_jax.data.dataset import Dataset
 from mnemonics_jax.runtime.errors import UserError
+from mnemonics_jax.runtime.lazy import Array
 from mnemonics_jax.runtime.settings import check_ranges
 
 

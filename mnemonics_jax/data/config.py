@@ -7,19 +7,24 @@ from annotated_types import Ge
 
 from mnemonics_jax.runtime.errors import UserError
 
+_FIXED = ("digits", "cifar10", "cifar100", "npz")
+"""Sources of decoded images of one size, which are always in memory."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
     """The data of a run, and how they are augmented."""
 
     source: str = "digits"
-    """Where the images come from: digits (part of scikit-learn, 8x8 pixels, 10 classes), folder (your own image files),
-    npz (your own arrays), or TensorFlow Datasets' cifar100, imagenet2012 and imagenet-subset (100 of its classes).
+    """Where the images come from: digits (part of scikit-learn, 8x8 pixels, 10 classes); cifar10, cifar100 and
+    tiny-imagenet (downloaded from their publishers); folder (your own image files); npz (your own arrays); or
+    TensorFlow Datasets' imagenet2012, imagenet-subset (100 of its classes), tfds-cifar10 and tfds-cifar100.
     """
 
     path: str | None = None
-    """For folder: the folder with train/CLASS/ and test/CLASS/ that hold .jpg, .jpeg or .png files. For npz: the file.
-    For TensorFlow Datasets: its data folder (None: TFDS_DATA_DIR or ~/tensorflow_datasets).
+    """For folder: the folder with train/CLASS/ and test/CLASS/ (or val/CLASS/) that hold .jpg, .jpeg or .png files. For
+    npz: the file. For cifar10, cifar100 and tiny-imagenet: the folder of their archives (None: a folder in the user's
+    cache). For TensorFlow Datasets: its data folder (None: TFDS_DATA_DIR or ~/tensorflow_datasets).
     """
 
     image_size: Annotated[int, Ge(4)] | None = None
@@ -75,7 +80,7 @@ class DataConfig:
                 f"data source 'digits' reads no path, but --data.path is {self.path!r}: "
                 "leave it out, or choose --data.source folder or npz"
             )
-        if self.source in ("digits", "npz") and self.stream:
+        if self.source in _FIXED and self.stream:
             raise UserError(
                 f"--data.stream has no use for data source {self.source!r}, which is always in memory: leave it out"
             )
@@ -84,7 +89,7 @@ class DataConfig:
                 f"--data.resized-crop and --data.crop-padding {self.crop_padding} are two ways of cropping: "
                 "choose --data.crop-padding 0, or --data.no-resized-crop"
             )
-        if self.source in ("digits", "npz") and self.image_size is not None:
+        if self.source in _FIXED and self.image_size is not None:
             raise UserError(
                 f"--data.image-size {self.image_size} resizes image files, but data source {self.source!r} "
                 "has images of a fixed size: leave it out"

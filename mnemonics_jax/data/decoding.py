@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
-from rich.console import Console
-from rich.progress import Progress
 
 from mnemonics_jax.runtime.errors import UserError
 
@@ -33,6 +31,10 @@ def decode_images(sources: Sequence[Encoded], size: int | None) -> UInt8[np.ndar
         UserError: names the first file that cannot be decoded or, if `size` is None, whose size differs from the first
             image's.
     """
+    # Imported here, so that reading settings does not wait for it.
+    from rich.console import Console
+    from rich.progress import Progress
+
     # Warning filters belong to the whole process, so they are set here and not in the threads.
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,4 +1,4 @@
-"""The user's own images: PATH/{train,test}/CLASS/*.jpg, .jpeg or .png."""
+"""The user's own images: PATH/{train,test}/CLASS/*.jpg, .jpeg or .png; `val` may stand for `test`."""
 
 import os
 from pathlib import Path
@@ -11,13 +11,15 @@ from mnemonics_jax.data.lazy_images import as_images
 from mnemonics_jax.runtime.errors import UserError
 
 SPLITS = ("train", "test")
+_VALIDATION = "val"
+"""Folder of the test images where there is no test/, as in ImageNet, whose test images have no labels."""
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def load_image_folder(config: DataConfig) -> Dataset:
     """Return the images under `config.path` as uint8 RGB [n, H, W, 3], or as `LazyImages` if they are streamed.
 
-    Class names are the names of the class folders, sorted. Only the classes that `config` selects are listed and
+    Without PATH/test/, the test images are those of PATH/val/. Class names are the names of the class folders, sorted. Only the classes that `config` selects are listed and
     decoded. Hidden files and files with other suffixes are ignored.
 
     Raises:
@@ -29,22 +31,27 @@ def load_image_folder(config: DataConfig) -> Dataset:
     if not os.path.isdir(root):
         found = "is a file" if os.path.exists(root) else "does not exist"
         raise UserError(f"{root} {found}: --data.path has to be a folder that contains train/ and test/")
-    names = _class_names(root)
+    splits = _splits(root)
+    names = _class_names(root, splits)
     chosen = class_range(str(root), len(names), config.first_class, config.num_classes)
     names = names[chosen.start : chosen.stop]
-    files = {split: [_image_files(root, root / split / name) for name in names] for split in SPLITS}
-    paths = {split: [path for of_class in files[split] for path in of_class] for split in SPLITS}
-    labels = {
-        split: np.repeat(np.arange(len(names), dtype=np.int32), [len(f) for f in files[split]]) for split in SPLITS
-    }
-    train, test = as_images(config, paths["train"], paths["test"])
-    return make_dataset(root.resolve().name, (train, labels["train"]), (test, labels["test"]), names)
+    files = [[_image_files(root, root / split / name) for name in names] for split in splits]
+    paths = [[path for of_class in split for path in of_class] for split in files]
+    labels = [np.repeat(np.arange(len(names), dtype=np.int32), [len(of_class) for of_class in s]) for s in files]
+    train, test = as_images(config, *paths)
+    return make_dataset(root.resolve().name, (train, labels[0]), (test, labels[1]), names)
 
 
-def _class_names(root: Path) -> tuple[str, ...]:
+def _splits(root: Path) -> tuple[str, str]:
+    """Return the names of the folders of the training and of the test images."""
+    validates = not (root / SPLITS[1]).exists() and os.path.isdir(root / _VALIDATION)
+    return (SPLITS[0], _VALIDATION) if validates else SPLITS
+
+
+def _class_names(root: Path, splits: tuple[str, str]) -> tuple[str, ...]:
     """Return the sorted names of the class folders. Both splits must have the same."""
     present = {entry.name: entry for entry in _entries(root)}
-    for split in SPLITS:
+    for split in splits:
         if split not in present or not os.path.isdir(present[split].path):
             found = ", ".join(sorted(present)[:5]) or "nothing"
             raise UserError(
@@ -52,20 +59,20 @@ def _class_names(root: Path) -> tuple[str, ...]:
             )
         _check_link(root, present[split])
     classes = {}
-    for split in SPLITS:
+    for split in splits:
         folders = [entry for entry in _entries(root / split) if os.path.isdir(entry.path)]
         for entry in folders:
             _check_link(root, entry)
         if not folders:
             raise UserError(f"{root / split} has no class folders: the layout is PATH/{{train,test}}/CLASS/*.jpg")
         classes[split] = {entry.name for entry in folders}
-    for split, other in (SPLITS, SPLITS[::-1]):
+    for split, other in (splits, splits[::-1]):
         lonely = sorted(classes[split] - classes[other])
         if lonely:
             raise UserError(
                 f"{root}: class {', '.join(lonely[:5])} is only in {split}/, not in {other}/; every class needs both"
             )
-    return tuple(sorted(classes["train"]))
+    return tuple(sorted(classes[splits[0]]))
 
 
 def _image_files(root: Path, folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""CIFAR-100 and ImageNet from TensorFlow Datasets' ArrayRecord files, read without TensorFlow."""
+"""CIFAR and ImageNet from TensorFlow Datasets' ArrayRecord files, read without TensorFlow."""
 
 import hashlib
 import os
@@ -31,7 +31,8 @@ class _Known:
 
 
 _KNOWN = {
-    "cifar100": _Known("cifar100", "test"),
+    "tfds-cifar10": _Known("cifar10", "test"),
+    "tfds-cifar100": _Known("cifar100", "test"),
     "imagenet2012": _Known("imagenet2012", "validation"),
     "imagenet-subset": _Known("imagenet2012", "validation", classes=100),
 }

@@ -10,8 +10,9 @@ from mnemonics_jax.runtime.errors import UserError
 
 _EXTRA = 'pip install "mnemonics-jax[prepare]"'
 # Size of download and prepared files together, from the TensorFlow Datasets catalogue.
-_SIZES = {"cifar100": "0.3 GiB", "imagenet2012": "300 GiB"}
+_SIZES = {"cifar10": "0.3 GiB", "cifar100": "0.3 GiB", "imagenet2012": "300 GiB"}
 _MADE_OF = {
+    "cifar10": "cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/",
     "cifar100": "cifar-100-binary.tar.gz from https://www.cs.toronto.edu/~kriz/",
     "imagenet2012": "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org/download-images",
 }

@@ -2,14 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float, Int
 
-from mnemonics_jax import bilevel
 from mnemonics_jax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import mnemonics_jax.bilevel
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,10 @@ class ExemplarStrategy(ABC):
         """Type of a stored pixel: a byte."""
         return np.uint8
 
-    def unroll(self) -> bilevel.Unroll:
+    def unroll(self) -> "mnemonics_jax.bilevel.Unroll":
         """Return how the meta-gradient goes through the inner loop; only learned exemplars have one."""
+        from mnemonics_jax import bilevel  # imports JAX, which settings do without
+
         return bilevel.Unroll()
 
     @abstractmethod

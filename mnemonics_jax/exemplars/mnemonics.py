@@ -1,17 +1,18 @@
 """Mnemonics: exemplars as parameters, learned by bilevel optimisation (Liu et al., CVPR 2020)."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Float, Int
 
-from mnemonics_jax import bilevel
 from mnemonics_jax.exemplars.base import ExemplarStrategy
 from mnemonics_jax.exemplars.gradient_matching import match_mean
-from mnemonics_jax.exemplars.herding import herd_classes
 from mnemonics_jax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import mnemonics_jax.bilevel
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class Mnemonics(ExemplarStrategy):
     ) -> list[Int[np.ndarray, " amount"]]:
         """Return the indices of the real images that learning starts from."""
         if self.start == "herding":
+            from mnemonics_jax.exemplars.herd import herd_classes  # imports JAX, which settings do without
+
             return herd_classes(features, amount, room)
         if self.start == "gradient":
             return [match_mean(kernel, amount, rng) for kernel in features]
@@ -120,6 +123,8 @@ class Mnemonics(ExemplarStrategy):
         """Type of a stored pixel, by `store`."""
         return np.uint8 if self.store == "uint8" else np.float32
 
-    def unroll(self) -> bilevel.Unroll:
+    def unroll(self) -> "mnemonics_jax.bilevel.Unroll":
         """Return how the inner loop is differentiated."""
+        from mnemonics_jax import bilevel  # imports JAX, which settings do without
+
         return bilevel.Unroll(remat=self.remat, truncate=self.truncate, first_order=self.first_order)

@@ -22,8 +22,8 @@ from mnemonics_jax.exemplars.inner import (
 )
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.nets.classifier import Variables, apply
-from mnemonics_jax.nets.heads import normalize
 from mnemonics_jax.nets.losses import cross_entropy
+from mnemonics_jax.nets.outputs import normalize
 from mnemonics_jax.runtime import lockstep
 
 

@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from mnemonics_jax.data.class_stream import Classes
-from mnemonics_jax.nets.classifier import Outputs
+from mnemonics_jax.nets.outputs import Outputs
+from mnemonics_jax.runtime.lazy import Array, jnp
 
 
 class LogitCorrection(NamedTuple):

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import jax
-import jax.numpy as jnp
-import optax
 from annotated_types import Gt, Le
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from mnemonics_jax.methods.base import Classes, LogitCorrection, LossInputs, Method, count
 from mnemonics_jax.nets.losses import cross_entropy, distillation
+from mnemonics_jax.runtime.lazy import Array, jax, jnp, optax
 
 _FIT_STEPS = 50
 

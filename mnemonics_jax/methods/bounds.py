@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mnemonics_jax.methods.base import LossInputs, Method
 from mnemonics_jax.nets.losses import cross_entropy
+from mnemonics_jax.runtime.lazy import Array
 
 
 @dataclass(frozen=True)

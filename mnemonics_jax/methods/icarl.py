@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mnemonics_jax.methods.base import LossInputs
 from mnemonics_jax.methods.lwf import LwF
 from mnemonics_jax.nets.losses import binary_cross_entropy
+from mnemonics_jax.runtime.lazy import Array
 
 
 @dataclass(frozen=True)

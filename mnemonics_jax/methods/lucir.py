@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
 from annotated_types import Ge
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from mnemonics_jax.methods.base import Classes, LossInputs, Method, count
-from mnemonics_jax.nets.heads import normalize
 from mnemonics_jax.nets.losses import cross_entropy
+from mnemonics_jax.nets.outputs import normalize
+from mnemonics_jax.runtime.lazy import Array, jax, jnp
 
 
 @dataclass(frozen=True)

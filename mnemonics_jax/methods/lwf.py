@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mnemonics_jax.methods.base import LossInputs, Method
 from mnemonics_jax.nets.losses import cross_entropy, distillation
+from mnemonics_jax.runtime.lazy import Array
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
-from mnemonics_jax.nets.heads import normalize
+from mnemonics_jax.nets.outputs import Outputs, normalize
 from mnemonics_jax.runtime import errors
 
 SCOPES = ("head", "last_stage", "all")
@@ -17,14 +17,6 @@ SCOPES = ("head", "last_stage", "all")
 
 _MEANS_SCALE = 20.0
 _RIDGE_SCALE = 10.0
-
-
-class Outputs(NamedTuple):
-    """The outputs of a classifier: losses use `logits`, rankings of classes `scores` (of a cosine head: cosines)."""
-
-    logits: Float[Array, "batch classes"]
-    scores: Float[Array, "batch classes"]
-    features: Float[Array, "batch features"]
 
 
 class Variables(NamedTuple):

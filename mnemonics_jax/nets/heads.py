@@ -1,13 +1,11 @@
-"""Classifier heads: linear, and cosine as in LUCIR (Hou et al., CVPR 2019); and the masks of unseen classes."""
+"""Classifier heads: linear, and cosine as in LUCIR (Hou et al., CVPR 2019); updates of unseen classes."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
-_TINY_SQUARED_NORM = 1e-12
-_UNSEEN = -1e9
+from mnemonics_jax.nets.outputs import normalize
 
 
 def _uniform(key: Array, shape: tuple[int, int]) -> Array:
@@ -52,30 +50,6 @@ class CosineHead(nn.Module):
         sigma = self.param("sigma", nn.initializers.ones, ())
         scores = normalize(features, axis=-1) @ normalize(kernel.astype(features.dtype), axis=0)
         return sigma.astype(features.dtype) * scores, scores
-
-
-def normalize(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
-    """Return x / ‖x‖₂ along `axis`, in the dtype of `x`.
-
-    A vector shorter than 1e-6 has no usable direction: it becomes zero, and so do its derivatives of every order.
-    """
-    squared = jnp.sum(jnp.square(x), axis, keepdims=True, dtype=jnp.promote_types(x.dtype, jnp.float32))
-    directed = squared > _TINY_SQUARED_NORM
-    # The inner `where` keeps rsqrt away from zero, where its infinite derivative times the outer zero would be NaN.
-    scale = jnp.where(directed, lax.rsqrt(jnp.where(directed, squared, 1.0)), 0.0)
-    return x * scale.astype(x.dtype)
-
-
-def mask_logits(
-    logits: Float[Array, "*batch classes"], seen: Bool[Array, " classes"]
-) -> Float[Array, "*batch classes"]:
-    """Return the logits with those of unseen classes set to −1e9.
-
-    If the dtype cannot hold −1e9, half of its lowest value is used. The value is finite, so that differences of two
-    masked logits are not NaN. Unseen logits get no gradient.
-    """
-    floor = max(_UNSEEN, float(jnp.finfo(logits.dtype).min) / 2)
-    return jnp.where(seen, logits, jnp.asarray(floor, logits.dtype))
 
 
 def mask_head_updates(updates: dict, seen: Bool[Array, " classes"]) -> dict:

@@ -1,11 +1,9 @@
 """Losses that several methods share. Each gives one value per sample and ignores the logits of unseen classes."""
 
-import jax
-import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
-from mnemonics_jax.nets.heads import mask_logits
+from mnemonics_jax.nets.outputs import mask_logits
+from mnemonics_jax.runtime.lazy import Array, jax, jnp, optax
 
 
 def cross_entropy(

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from mnemonics_jax.exemplars import memory as memories
 from mnemonics_jax.exemplars.forgetting import constant, decayed
 from mnemonics_jax.exemplars.gradient_matching import Kernel, gradient_kernel
-from mnemonics_jax.exemplars.herding import herd_classes
+from mnemonics_jax.exemplars.herd import herd_classes
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.phase.callbacks import Callbacks
 from mnemonics_jax.phase.evaluation import embed

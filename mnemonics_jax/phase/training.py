@@ -17,7 +17,8 @@ from mnemonics_jax.data.image_store import Samples
 from mnemonics_jax.data.sampling import Shuffled
 from mnemonics_jax.methods import Classes, LogitCorrection, LossInputs, Method
 from mnemonics_jax.nets.classifier import Classifier, Outputs, Variables, apply, apply_train
-from mnemonics_jax.nets.heads import mask_head_updates, mask_logits
+from mnemonics_jax.nets.heads import mask_head_updates
+from mnemonics_jax.nets.outputs import mask_logits
 from mnemonics_jax.nets.transfer import mask_transfer_updates
 from mnemonics_jax.runtime import lockstep
 from mnemonics_jax.runtime.devices import Devices, all_devices

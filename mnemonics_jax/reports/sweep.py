@@ -14,8 +14,9 @@ import numpy as np
 from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
 from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.files import read_json, write_atomically, write_json
+from mnemonics_jax.sweeps.compiled_memory import MEMORY_FILE
 from mnemonics_jax.sweeps.jobs import FAILURE
-from mnemonics_jax.sweeps.sweep import MEMORY_FILE, Settings, Sweep
+from mnemonics_jax.sweeps.sweep import Settings, Sweep
 
 Row = dict[str, Any]
 

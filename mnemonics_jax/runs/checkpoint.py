@@ -3,13 +3,11 @@
 import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from annotated_types import Ge, Gt
 
 from mnemonics_jax.phase.setup import Setup
 from mnemonics_jax.phase.state import PhaseState, ResumePoint, Stage, loop_state_like
@@ -28,26 +26,6 @@ from mnemonics_jax.runtime.folders import (
 _KEPT = 2
 _BEGIN = "-begin"
 _NAME = re.compile(r"\d{4}-\d-[a-z]+(-\d{4}-\d{8})?")
-
-
-@dataclass(frozen=True)
-class SaveConfig:
-    """How often a run is saved inside a phase. It is not part of `Config`, since it does not change results."""
-
-    every_steps: Annotated[int, Gt(0)] = 1000
-    """Training steps between two checkpoints inside a phase."""
-    every_outer_steps: Annotated[int, Gt(0)] = 25
-    """Outer steps of exemplar learning between two checkpoints inside a phase."""
-    min_seconds: Annotated[float, Ge(0)] = 30.0
-    """Minimum seconds between two checkpoints; a later checkpoint waits for it, so fast steps are not slowed down."""
-
-    def due(self, current: ResumePoint, last: ResumePoint, seconds: float) -> bool:
-        """Return whether to save the resume point `current`; `last` was saved `seconds` ago."""
-        same = (last.state.phase, last.stage, last.part) == (current.state.phase, current.stage, current.part)
-        done = last.done if same else 0
-        trains = current.stage in (Stage.TRAINING, Stage.BALANCED)
-        every = self.every_steps if trains else self.every_outer_steps
-        return current.done - done >= every and seconds >= self.min_seconds
 
 
 class Checkpoint(NamedTuple):

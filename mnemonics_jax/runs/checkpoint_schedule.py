@@ -5,10 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mnemonics_jax.phase.state import PhaseState, ResumePoint
+from mnemonics_jax.phase.state import PhaseState, ResumePoint, Stage
 from mnemonics_jax.runs.base_model_cache import BaseModelCache
-from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder, SaveConfig
+from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
 from mnemonics_jax.runs.metrics_log import MetricsLog, NullLog
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import num_compilations
 from mnemonics_jax.runtime.finite import all_finite
 
@@ -44,7 +45,7 @@ class CheckpointSchedule:
         """Receive a resume point inside a phase, and save it when a checkpoint is due."""
         self._record(
             resume_point,
-            self._config.due(resume_point, self._last_saved.resume_point, time.monotonic() - self._saved_at),
+            is_due(self._config, resume_point, self._last_saved.resume_point, time.monotonic() - self._saved_at),
         )
         if self._base_models:
             self._base_models.save(self._last)
@@ -74,3 +75,12 @@ class CheckpointSchedule:
         if all_finite(self._last.resume_point):
             self._checkpoints.save(self._last)
             self._last_saved, self._saved_at = self._last, time.monotonic()
+
+
+def is_due(config: SaveConfig, current: ResumePoint, last: ResumePoint, seconds: float) -> bool:
+    """Return whether to save the resume point `current`; `last` was saved `seconds` ago."""
+    same = (last.state.phase, last.stage, last.part) == (current.state.phase, current.stage, current.part)
+    done = last.done if same else 0
+    trains = current.stage in (Stage.TRAINING, Stage.BALANCED)
+    every = config.every_steps if trains else config.every_outer_steps
+    return current.done - done >= every and seconds >= config.min_seconds

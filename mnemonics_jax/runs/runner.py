@@ -15,11 +15,13 @@ from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.setup import Setup, make_setup
 from mnemonics_jax.phase.state import PhaseState, ResumePoint, initial_state
 from mnemonics_jax.runs.base_model_cache import BaseModelCache
-from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder, SaveConfig
+from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
 from mnemonics_jax.runs.checkpoint_schedule import CheckpointSchedule
+from mnemonics_jax.runs.facts import planned_steps, run_facts
 from mnemonics_jax.runs.folder import claim_folder, with_recorded
 from mnemonics_jax.runs.metrics_log import MetricsLog, NullLog
 from mnemonics_jax.runs.preemption import on_sigterm
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.summary import summarise
 from mnemonics_jax.runtime import lockstep
 from mnemonics_jax.runtime.distributed import broadcast_from_primary, is_primary, require_agreement
@@ -71,12 +73,17 @@ def run_in_folder(
         setup = _common_setup(config, out, save, resources, load)
         if (summary := finished(out, display)) is not None:
             return summary
+        if not display.many_runs:
+            display.header(run_facts(setup, out))
+        display.plan(planned_steps(setup))
         if setup.group_classes is not None:
-            display.say(f"exemplars are learned in groups of {setup.group_classes} classes (--exemplars.group-classes)")
+            display.note(
+                f"exemplars are learned in groups of {setup.group_classes} classes (--exemplars.group-classes)"
+            )
         checkpoints = resources.enter_context(CheckpointFolder(out / "checkpoints", writes=is_primary()))
         start = _starting_checkpoint(setup, checkpoints, display)
         if start.resume_point.done or start.resume_point.state.phase:
-            display.say(f"going on {start.resume_point.describe()} of {out}")
+            display.note(f"going on {start.resume_point.describe()} of {out}")
         cache = None
         if base_models and jax.process_count() == 1:
             cache = BaseModelCache(base_models, setup, display.warn)
@@ -171,7 +178,7 @@ def _from_base_model(cache: BaseModelCache, start: Checkpoint, display: Display)
     resume_point = start.resume_point
     if resume_point.done or resume_point.state.phase or (shared := cache.load(resume_point.state)) is None:
         return start
-    display.say(f"phase 0 is trained already, by a run that starts the same ({cache.name})")
+    display.note(f"phase 0 is trained already, by a run that starts the same ({cache.name})")
     return shared
 
 
@@ -184,7 +191,7 @@ def finished(out: Path, display: Display) -> dict[str, Any] | None:
         display.warn(f"{path} is damaged; it is written again from the last checkpoint")
         return None
     if summary:
-        display.say(f"{out} is finished; this is its summary")
+        display.note(f"{out} is finished; this is its summary")
     return summary
 
 

@@ -8,8 +8,10 @@ import jax
 
 from mnemonics_jax.runtime.files import user_cache_folder
 
-_EVENT = "/jax/core/compile/backend_compile_duration"
+_LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 _count = 0
+_compiling = False
 
 # Compiled code on a CPU takes memory maps, and Linux lets a process have 65,530: at the limit LLVM ends it by a
 # segmentation fault. A run with programs of its own takes 2,000.
@@ -18,9 +20,12 @@ _MANY_MAPS = 20_000
 
 
 def _listen(event: str, duration: float, **_: object) -> None:
-    global _count
-    if event == _EVENT:
+    global _count, _compiling
+    if event == _COMPILED:
         _count += 1
+    # A program is compiled right after it is lowered.
+    if event in (_LOWERED, _COMPILED):
+        _compiling = event == _LOWERED
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
@@ -29,6 +34,11 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 def num_compilations() -> int:
     """Return how many programs this process has compiled since this module was imported."""
     return _count
+
+
+def is_compiling() -> bool:
+    """Return whether a program is being compiled now, as far as the events of JAX tell."""
+    return _compiling
 
 
 def use_persistent_cache() -> None:

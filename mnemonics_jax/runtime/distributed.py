@@ -6,12 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 from annotated_types import Ge
-from jax.experimental import multihost_utils
 
 from mnemonics_jax.runtime.errors import UserError
+from mnemonics_jax.runtime.lazy import jax
 from mnemonics_jax.runtime.settings import check_ranges
 
 _PAGE = 4096
@@ -137,6 +136,8 @@ def broadcast_from_primary(text: str) -> str:
 
 def _allgather(text: str) -> list[str]:
     """Return the `text` of every process, in order of process numbers."""
+    from jax.experimental import multihost_utils  # imports JAX, which settings do without
+
     message = np.frombuffer(text.encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.asarray([len(message)], np.int32)).reshape(-1)
     length = -(-max(int(lengths.max()), 1) // _PAGE) * _PAGE

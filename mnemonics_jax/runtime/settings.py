@@ -71,7 +71,7 @@ def coerce(kind: Any, value: Any, name: str) -> Any:
     Raises:
         UserError: for any other value, with the `name` of the setting, the value and what is accepted.
     """
-    return _checked(kind, value, name, lambda adapter: adapter.validate_json(json.dumps(value)))
+    return _checked(kind, value, name, lambda adapter: adapter.validate_json(json.dumps(value, default=str)))
 
 
 def _checked(kind: Any, value: Any, name: str, validate: "Callable[[TypeAdapter], Any]") -> Any:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from mnemonics_jax.config.config import Config
 from mnemonics_jax.methods import METHODS
-from mnemonics_jax.runs.checkpoint import SaveConfig
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.progress import Display
-from mnemonics_jax.sweeps.jobs import Job, run_jobs
+from mnemonics_jax.sweeps.job import Job
+from mnemonics_jax.sweeps.jobs import run_jobs
 
 Arm = tuple[str, str]
 """A method and an exemplar kind, by name."""
@@ -28,8 +29,8 @@ def compare(
 ) -> list[Summary]:
     """Run every arm for seeds 0 .. seeds-1, each run in its own folder in `out`, and return the summaries.
 
-    Finished runs are not run again. A method without memory is run once for each seed, whatever the kinds. Runs that
-    would train the same base model share it, and a failed run does not stop the others (`run_jobs`).
+    Finished runs are not run again. Runs that would train the same base model share it, and a failed run does not stop
+    the others (`run_jobs`).
 
     Args:
         arms: the configuration of each arm.
@@ -43,14 +44,24 @@ def compare(
         UserError: before any training, for settings that cannot work.
         RunsFailedError: at the end, when a run has failed.
     """
+    return run_jobs(comparison_jobs(arms, seeds), out, display, save, vmap_seeds=vmap_seeds).complete(out)
+
+
+def comparison_jobs(arms: Mapping[Arm, Config], seeds: int) -> list[Job]:
+    """Return the runs of every arm for the seeds 0 .. seeds-1.
+
+    A method without memory is run once for each seed, whatever the kinds.
+
+    Raises:
+        UserError: for a number of seeds below 1.
+    """
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: give at least 1")
     found: dict[str, Config] = {}
     for (method, kind), config in arms.items():
         found.setdefault(f"{method}-{kind}" if METHODS[method].uses_memory else method, config)
     # Seeds outermost: an interrupted comparison has every arm on the same class orders.
-    jobs = [
+    return [
         Job(f"{name}-seed{seed}", dataclasses.replace(found[name], seed=seed))
         for seed, name in itertools.product(range(seeds), found)
     ]
-    return run_jobs(jobs, out, display, save, vmap_seeds=vmap_seeds).complete(out)

@@ -1,5 +1,6 @@
 """The memory of the compiled program of exemplar learning, found without running it."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,8 +10,22 @@ from mnemonics_jax.exemplars import memory as memories
 from mnemonics_jax.exemplars.outer import learn_chunk
 from mnemonics_jax.exemplars.problems import group_problems, new_problem
 from mnemonics_jax.phase.exemplar_level import learning_loop
-from mnemonics_jax.phase.setup import Setup
+from mnemonics_jax.phase.setup import Setup, make_setup
 from mnemonics_jax.phase.state import ResumePoint, Stage, initial_state
+from mnemonics_jax.runs.folder import with_recorded
+from mnemonics_jax.runtime.files import write_json
+from mnemonics_jax.sweeps.job import Job
+
+MEMORY_FILE = "outer_step.json"
+"""Name of the file in a run's folder with the memory of its compiled outer step."""
+
+
+def measure(job: Job, folder: Path) -> None:
+    """Write the memory of the compiled outer step into the folder of a run, once, and only for seed 0."""
+    if job.config.seed == 0 and job.config.exemplars.name == "mnemonics" and not (folder / MEMORY_FILE).exists():
+        write_json(
+            folder / MEMORY_FILE, {"temporary_bytes": outer_step_bytes(make_setup(with_recorded(folder, job.config)))}
+        )
 
 
 def outer_step_bytes(setup: Setup) -> int | None:

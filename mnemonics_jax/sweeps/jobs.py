@@ -8,30 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from mnemonics_jax import data
-from mnemonics_jax.config.config import Config
 from mnemonics_jax.phase.setup import make_setup
-from mnemonics_jax.runs.checkpoint import SaveConfig
+from mnemonics_jax.runs.facts import data_facts
 from mnemonics_jax.runs.folder import check_folder, with_recorded
 from mnemonics_jax.runs.runner import finished, run_in_folder
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import release_programs
 from mnemonics_jax.runtime.errors import NumbersError, RunsFailedError, UserError
-from mnemonics_jax.runtime.files import cannot_write, make_folder, write_json
+from mnemonics_jax.runtime.files import cannot_write, make_folder, read_json, write_json
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.runtime.settings import check_ranges
 from mnemonics_jax.sweeps import vmap_seeds as seeds
+from mnemonics_jax.sweeps.job import Job
 
 BASE_MODELS = "base-models"
 """Name of the folder, beside the runs' folders, with the base models that runs share."""
 FAILURE = "failure.json"
 """Name of the file in a run's folder that says how its last start failed."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run, and the name of its folder: a path relative to the folder of all jobs."""
-
-    name: str
-    config: Config
 
 
 @dataclass(frozen=True)
@@ -101,14 +94,17 @@ def run_jobs(
     check(jobs, out, save or SaveConfig(), load)
     summaries: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
+    _show_header(jobs, out, display, load)
     titles = {job.name: f"[{number + 1}/{len(jobs)}] {job.name}" for number, job in enumerate(jobs)}
 
     def start(job: Job, display: Display) -> None:
+        before = progress(out / job.name) == "done"
         try:
             summaries[job.name] = run_job(job, out, display, save, after, load)
         except Exception as error:
             failures[job.name] = str(error) or type(error).__name__
             display.warn(f"failed: {failures[job.name]}")
+        display.run_done(summaries.get(job.name), before=before)
 
     if vmap_seeds:
         groups = seeds.groups([job.config for job in jobs])
@@ -132,10 +128,35 @@ def run_jobs(
     return outcome
 
 
+def _show_header(jobs: Sequence[Job], out: Path, display: Display, load: data.Load) -> None:
+    display.many(len(jobs))
+    ahead = [job for job in jobs if progress(out / job.name) != "done"]
+    done = len(jobs) - len(ahead)
+    runs = f"{len(jobs)} in {out}" + (f", {done} of them finished" if done else "")
+    # Where all runs are finished no data is loaded.
+    facts = data_facts(make_setup(ahead[0].config, load)) if ahead else {}
+    display.header({"runs": runs, **facts})
+
+
 def progress(folder: Path) -> str:
     """Return the progress of the run in `folder`, from its files alone: done, failed, begun or to do."""
     marks = {"done": "summary.json", "failed": FAILURE, "begun": "config.json"}
     return next((state for state, name in marks.items() if (folder / name).exists()), "to do")
+
+
+def job_lines(jobs: Sequence[Job], out: Path) -> list[str]:
+    """Return a line for each job: its progress and its name, and the average accuracy of a finished one.
+
+    Raises:
+        UserError: when the folder of a job has a run with other settings.
+    """
+    lines = []
+    for job in jobs:
+        check_folder(out / job.name, job.config)
+        state = progress(out / job.name)
+        accuracy = f" {read_json(out / job.name / 'summary.json')['average_accuracy']:.2f}" if state == "done" else ""
+        lines.append(f"{state:6} {job.name}{accuracy}")
+    return lines
 
 
 def run_job(

@@ -6,34 +6,21 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
-from annotated_types import Ge, Gt
 
 from mnemonics_jax import data
-from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.runner import finished
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import use_persistent_cache
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import read_json
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.runtime.settings import check_ranges
 from mnemonics_jax.sweeps.jobs import FAILURE, After, Job, Outcome, check, record_failure, run_job
-
-
-@dataclass(frozen=True)
-class RayConfig:
-    """The resources of each run on Ray, and the number of retries."""
-
-    gpus_per_point: Annotated[float, Ge(0)] = 0.0
-    """GPUs for each run, with --executor ray; with a fraction, several runs share a GPU."""
-    cpus_per_point: Annotated[float, Gt(0)] = 1.0
-    """CPU cores for each run, with --executor ray."""
-    max_failures: Annotated[int, Ge(0)] = 3
-    """How often Ray restarts a run that failed or lost its worker. The run resumes from its checkpoint."""
+from mnemonics_jax.sweeps.ray_config import RayConfig
 
 
 def run_jobs_on_ray(

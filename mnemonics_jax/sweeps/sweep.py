@@ -4,20 +4,13 @@ import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from mnemonics_jax.config.parsing import has, override, pairs
 from mnemonics_jax.config.presets import make_config
-from mnemonics_jax.phase.setup import make_setup
-from mnemonics_jax.runs.folder import with_recorded
 from mnemonics_jax.runtime.errors import UserError
-from mnemonics_jax.runtime.files import write_json
-from mnemonics_jax.sweeps.compiled_memory import outer_step_bytes
-from mnemonics_jax.sweeps.jobs import Job
+from mnemonics_jax.sweeps.job import Job
 
 Settings = dict[str, str]
-
-MEMORY_FILE = "outer_step.json"
 
 
 def parse_axes(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -94,11 +87,3 @@ def label(settings: Settings) -> str:
     """Return the folder name of a point: FIELD=VALUE,..., each field without the section of the configuration."""
     words = (f"{name.split('.')[-1]}={text}" for name, text in settings.items())
     return re.sub(r"[^\w.,=:+-]", "_", ",".join(words)) or "all"
-
-
-def measure(job: Job, folder: Path) -> None:
-    """Write the memory of the compiled outer step into the folder of a run, once, and only for seed 0."""
-    if job.config.seed == 0 and job.config.exemplars.name == "mnemonics" and not (folder / MEMORY_FILE).exists():
-        write_json(
-            folder / MEMORY_FILE, {"temporary_bytes": outer_step_bytes(make_setup(with_recorded(folder, job.config)))}
-        )

@@ -6,14 +6,16 @@ from typing import get_args, get_origin
 
 import pytest
 
-from mnemonics_jax import cli
+from mnemonics_jax.cli.compare import CompareSettings
+from mnemonics_jax.cli.run import RunSettings
+from mnemonics_jax.cli.sweep import SweepSettings
 from mnemonics_jax.config.config import Config
 from mnemonics_jax.config.presets import make_config
 from mnemonics_jax.exemplars import EXEMPLARS, ExemplarStrategy
 from mnemonics_jax.methods import METHODS, Method
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.settings import check_ranges, field_kinds, options
-from mnemonics_jax.sweeps.ray_jobs import RayConfig
+from mnemonics_jax.sweeps.ray_config import RayConfig
 
 BAD = {float: (math.nan, math.inf, -math.inf, -1.0), int: (-1, 2**70, True)}
 
@@ -30,9 +32,9 @@ def settings_of(kind):
 # Without the command line's own fields beside the settings, and the bases, which have no defaults of their own.
 CLASSES = {
     cls: None
-    for start in (cli._Run, cli._Compare, RayConfig, *METHODS.values(), *EXEMPLARS.values())
+    for start in (RunSettings, CompareSettings, SweepSettings, RayConfig, *METHODS.values(), *EXEMPLARS.values())
     for cls in settings_of(start)
-    if cls not in (cli._Run, cli._Compare, Method, ExemplarStrategy)
+    if cls not in (RunSettings, CompareSettings, SweepSettings, Method, ExemplarStrategy)
 }
 
 

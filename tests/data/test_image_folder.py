@@ -297,3 +297,23 @@ def test_progress_is_shown_only_on_a_terminal(tmp_path, monkeypatch, capsys, ter
     captured = capsys.readouterr()
     assert ("decoding images" in captured.err) == terminal
     assert captured.out == ""
+
+
+def test_val_stands_for_test(tmp_path):
+    root = make_folder(tmp_path)
+    expected = load_folder(root)
+    (root / "test").rename(root / "val")
+    data = load_folder(root)
+    np.testing.assert_array_equal(data.test_images, expected.test_images)
+    # What has no labels, as ImageNet's test/, is not there; with both, test/ counts.
+    make_folder(root / "more", test=1)
+    (root / "more" / "test").rename(root / "test")
+    assert len(load_folder(root).test_images) == 3
+
+
+def test_a_class_that_val_lacks_is_told(tmp_path):
+    root = make_folder(tmp_path)
+    (root / "test").rename(root / "val")
+    (root / "val" / "bee").rename(root / "val" / "bug")
+    with pytest.raises(UserError, match="class bee is only in train/, not in val/"):
+        load_folder(root)

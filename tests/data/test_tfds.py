@@ -97,8 +97,8 @@ def shown(images):
 
 def test_cifar100_on_disk_comes_back_bit_for_bit(cifar):
     root, parts = cifar
-    data = load(DataConfig(source="cifar100", path=str(root)))
-    assert (data.name, data.num_classes, data.image_shape) == ("cifar100", 100, (32, 32, 3))
+    data = load(DataConfig(source="tfds-cifar100", path=str(root)))
+    assert (data.name, data.num_classes, data.image_shape) == ("tfds-cifar100", 100, (32, 32, 3))
     np.testing.assert_array_equal(data.train_images, parts["train"][0])
     np.testing.assert_array_equal(data.train_labels, parts["train"][1])
     np.testing.assert_array_equal(data.test_images, parts["test"][0])
@@ -107,7 +107,7 @@ def test_cifar100_on_disk_comes_back_bit_for_bit(cifar):
 
 def test_some_classes_of_cifar100(cifar):
     root, parts = cifar
-    data = load(DataConfig(source="cifar100", path=str(root), first_class=10, num_classes=3))
+    data = load(DataConfig(source="tfds-cifar100", path=str(root), first_class=10, num_classes=3))
     images, labels = parts["train"][0], np.asarray(parts["train"][1])
     keep = (labels >= 10) & (labels < 13)
     np.testing.assert_array_equal(data.train_images, images[keep])
@@ -115,7 +115,7 @@ def test_some_classes_of_cifar100(cifar):
 
 
 def test_labels_are_read_once(cifar, tmp_path, monkeypatch):
-    config = DataConfig(source="cifar100", path=str(cifar[0]))
+    config = DataConfig(source="tfds-cifar100", path=str(cifar[0]))
     first = load(config)
     files = sorted((tmp_path / "cache" / "mnemonics_jax" / "labels").iterdir())
     assert len(files) == 2
@@ -153,7 +153,7 @@ def test_mocked_cifar100(monkeypatch, tmp_path):
     # The mock draws images; its encoder for skipped decoding, and with it the labels' way, needs TensorFlow.
     monkeypatch.setattr("mnemonics_jax.data.tfds._labels", lambda builder, split: labels)
     with tfds.testing.mock_data(num_examples=300):
-        data = load(DataConfig(source="cifar100", path=str(tmp_path)))
+        data = load(DataConfig(source="tfds-cifar100", path=str(tmp_path)))
     assert data.train_images.shape == (300, 32, 32, 3)
     assert data.train_images.std() > 10
     assert data.num_classes == 100
@@ -162,7 +162,7 @@ def test_mocked_cifar100(monkeypatch, tmp_path):
 def test_reading_imports_no_tensorflow(cifar):
     code = (
         "import sys; from mnemonics_jax.data import DataConfig, load; "
-        f"load(DataConfig(source='cifar100', path={str(cifar[0])!r})); sys.exit('tensorflow' in sys.modules)"
+        f"load(DataConfig(source='tfds-cifar100', path={str(cifar[0])!r})); sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -180,20 +180,25 @@ def test_without_tensorflow_the_error_names_the_extra(tmp_path, monkeypatch, cap
         "PYTHONPATH", f"{stub(tmp_path / 'stubs', tensorflow=missing)}:{Path(preparing.__file__).parents[2]}"
     )
     with pytest.raises(UserError, match=r'pip install "mnemonics-jax\[prepare\]"') as caught:
-        load(DataConfig(source="cifar100", path=str(tmp_path / "data")))
+        load(DataConfig(source="tfds-cifar100", path=str(tmp_path / "data")))
     assert "importlib_resources" in str(caught.value)
     assert "0.3 GiB" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("name", "files"), [("cifar100", "cifar-100-binary.tar.gz"), ("imagenet2012", "ILSVRC2012_img_train.tar")]
+    ("source", "name", "files"),
+    [
+        ("tfds-cifar10", "cifar10", "cifar-10-binary.tar.gz"),
+        ("tfds-cifar100", "cifar100", "cifar-100-binary.tar.gz"),
+        ("imagenet2012", "imagenet2012", "ILSVRC2012_img_train.tar"),
+    ],
 )
-def test_without_network_the_error_says_which_files_to_put_where(tmp_path, monkeypatch, name, files):
+def test_without_network_the_error_says_which_files_to_put_where(tmp_path, monkeypatch, source, name, files):
     failing = "import builtins\ndef builder(*_, **__): raise ConnectionError('no route to host')\n"
     stubs = stub(tmp_path / "stubs", tensorflow="", importlib_resources="", tensorflow_datasets=failing)
     monkeypatch.setenv("PYTHONPATH", f"{stubs}:{Path(preparing.__file__).parents[2]}")
     with pytest.raises(UserError, match="no route to host") as caught:
-        load(DataConfig(source=name, path=str(tmp_path / "data")))
+        load(DataConfig(source=source, path=str(tmp_path / "data")))
     message = str(caught.value)
     assert files in message
     assert str(tmp_path / "data" / "downloads" / "manual") in message

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mnemonics_jax.exemplars.herding import Herding, herd, herd_classes
+from mnemonics_jax.exemplars.herd import herd, herd_classes
+from mnemonics_jax.exemplars.herding import Herding
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.random import Random
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from mnemonics_jax import bilevel, nets
-from mnemonics_jax.exemplars.herding import herd
+from mnemonics_jax.exemplars.herd import herd
 from mnemonics_jax.runtime import kernels
 
 SIZE, CLASSES, IMAGES = 32, 5, 128

@@ -9,7 +9,9 @@ from helpers import Events, assert_same_arrays
 from mnemonics_jax.phase.callbacks import NoCallbacks
 from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.state import ResumePoint, Stage, initial_state
-from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder, SaveConfig
+from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
+from mnemonics_jax.runs.checkpoint_schedule import is_due
+from mnemonics_jax.runs.save_config import SaveConfig
 
 
 class PhaseStateStub(NamedTuple):
@@ -104,7 +106,7 @@ def test_a_point_is_saved_after_enough_steps_and_enough_time():
     state = PhaseStateStub(2)
 
     def due(stage, done, last, seconds=5.0):
-        return config.due(ResumePoint(state, stage, done, None), last, seconds)
+        return is_due(config, ResumePoint(state, stage, done, None), last, seconds)
 
     begin = ResumePoint(state)
     assert [done for done in range(16, 200, 16) if due(Stage.TRAINING, done, begin)] == [112, 128, 144, 160, 176, 192]

@@ -10,9 +10,9 @@ import time
 import pytest
 from helpers import TELLING, child_process, result, signal_at
 
-from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.preemption import STOPPED, on_sigterm
 from mnemonics_jax.runs.runner import run_in_folder
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.progress import Display
 
 

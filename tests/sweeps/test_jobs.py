@@ -16,6 +16,7 @@ from mnemonics_jax.sweeps import jobs as plan
 from mnemonics_jax.sweeps.comparison import compare
 from mnemonics_jax.sweeps.jobs import Job, run_jobs
 
+SHOWN = ("average_accuracy", "last_accuracy", "seconds")
 SHORT = {"stream": {"phases": 1}, "train": {"epochs": 2}}
 
 
@@ -53,7 +54,7 @@ def test_jobs_share_data_and_base_model_and_end_as_alone(tiny, tmp_path, loads):
 
 def test_other_data_take_the_place_of_those_before(tiny, tmp_path, loads, monkeypatch):
     def counting(config, *_, load, **__):
-        return {"images": len(load(config.data).train_images)}
+        return {"images": len(load(config.data).train_images), **dict.fromkeys(SHOWN, 0.0)}
 
     monkeypatch.setattr(plan, "run_in_folder", counting)
     kinds = {str(n): tiny.config("lwf", "random", **SHORT, data={"num_classes": n}) for n in (10, 8)}

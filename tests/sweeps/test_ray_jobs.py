@@ -14,7 +14,8 @@ from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.sweeps.jobs import Job
-from mnemonics_jax.sweeps.ray_jobs import RayConfig, run_jobs_on_ray
+from mnemonics_jax.sweeps.ray_config import RayConfig
+from mnemonics_jax.sweeps.ray_jobs import run_jobs_on_ray
 from mnemonics_jax.sweeps.sweep import Sweep, parse_axes
 
 SCRIPT = EXPERIMENTS / "sweep.py"

@@ -7,8 +7,9 @@ import json
 import jax
 import pytest
 import tyro
-from helpers import EXPERIMENTS, TINY_SETTINGS, load_script
+from helpers import TINY_SETTINGS
 
+from mnemonics_jax.cli import sweep as cli_sweep
 from mnemonics_jax.config.presets import make_config
 from mnemonics_jax.exemplars import learning
 from mnemonics_jax.phase.callbacks import NoCallbacks
@@ -18,17 +19,11 @@ from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.sweeps.compiled_memory import chunk_arguments, outer_step_bytes
 from mnemonics_jax.sweeps.sweep import Sweep, label, parse_axes
 
-SCRIPT = EXPERIMENTS / "sweep.py"
 SETTINGS = (*TINY_SETTINGS, "exemplars.outer_learning_rate=0.02", "stream.phases=1")
 
 
-@pytest.fixture(scope="module")
-def script():
-    return load_script(SCRIPT)
-
-
-def asked(script, out, *words):
-    return tyro.cli(script.Asked, args=[*words, "--set", *SETTINGS, "--out", str(out)])
+def asked(out, *words):
+    return tyro.cli(cli_sweep.SweepSettings, args=[*words, "--set", *SETTINGS, "--out", str(out)])
 
 
 def test_axes_are_read_from_words():
@@ -110,11 +105,11 @@ def test_a_mistake_in_a_point_is_refused(axes, message):
 
 
 @pytest.fixture(scope="module")
-def swept(script, tmp_path_factory):
+def swept(tmp_path_factory):
     """The folder of a sweep over epochs and kinds of start, and its exit status."""
     out = tmp_path_factory.mktemp("sweep") / "out"
     words = ("--sweep", "train.epochs=1,2", "--seeds", "2", "--method", "lwf", "--herding")
-    return out, script.main(asked(script, out, *words))
+    return out, cli_sweep.run(asked(out, *words))
 
 
 def figures(out, name, key):
@@ -164,9 +159,9 @@ def test_the_results_are_written_as_table_and_plot(swept):
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_seeds_at_once_give_the_same_figures(script, swept, tmp_path):
+def test_seeds_at_once_give_the_same_figures(swept, tmp_path):
     words = ("--sweep", "train.epochs=2", "--seeds", "2", "--method", "lwf", "--vmap-seeds")
-    assert script.main(asked(script, tmp_path, *words)) == 0
+    assert cli_sweep.run(asked(tmp_path, *words)) == 0
     # A rounding may decide a test image or two of 900.
     for mine, theirs in zip(
         *(figures(out, "epochs=2", "average_accuracy") for out in (tmp_path, swept[0])), strict=True
@@ -174,22 +169,22 @@ def test_seeds_at_once_give_the_same_figures(script, swept, tmp_path):
         assert mine == pytest.approx(theirs, abs=0.5)
 
 
-def test_seeds_at_once_are_not_for_ray(script, tmp_path):
+def test_seeds_at_once_are_not_for_ray(tmp_path):
     with pytest.raises(UserError, match="--vmap-seeds: Ray gets"):
-        script.main(asked(script, tmp_path, "--sweep", "train.epochs=2", "--executor", "ray", "--vmap-seeds"))
+        cli_sweep.run(asked(tmp_path, "--sweep", "train.epochs=2", "--executor", "ray", "--vmap-seeds"))
 
 
-def test_a_failed_point_is_told_and_the_others_stand(script, tmp_path, capsys):
+def test_a_failed_point_is_told_and_the_others_stand(tmp_path, capsys):
     """Not finite from the first step on, as often as it is tried."""
     words = ("--sweep", "train.learning_rate=0.1,1e20", "--seeds", "1", "--method", "lwf")
-    assert script.main(asked(script, tmp_path, *words)) == 3
+    assert cli_sweep.run(asked(tmp_path, *words)) == 3
     said = capsys.readouterr()
     assert "- train.learning_rate=1e20, seed 0: phase 0: the training loss is not finite" in said.out
     assert "learning_rate=1e20/seed0 failed: phase 0" in " ".join(said.err.split())
     good, bad = json.loads((tmp_path / "sweep.json").read_text())["points"]
     assert (good["seeds"], good["failures"]) == ([0], {})
     assert (bad["seeds"], bad["average_accuracy_mean"], bad["outer_step_bytes"]) == ([], None, None)
-    assert script.main(asked(script, tmp_path, *words)) == 3
+    assert cli_sweep.run(asked(tmp_path, *words)) == 3
     assert "[2/2] learning_rate=1e20/seed0: warning: failed" in " ".join(capsys.readouterr().err.split())
 
 

@@ -2,6 +2,7 @@
 
 import _thread
 import dataclasses
+import re
 import signal
 
 import jax
@@ -13,9 +14,9 @@ from mnemonics_jax import cli
 from mnemonics_jax.phase import model_level
 from mnemonics_jax.phase.setup import make_setup
 from mnemonics_jax.phase.state import initial_state
-from mnemonics_jax.runs.checkpoint import SaveConfig
 from mnemonics_jax.runs.preemption import STOPPED
 from mnemonics_jax.runs.runner import run_in_folder
+from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.errors import RunsFailedError, UserError
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.sweeps import vmap_seeds as seeds
@@ -192,7 +193,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         asked.append((jobs, out, vmap_seeds))
         raise UserError("enough")
 
-    monkeypatch.setattr(cli, "run_jobs", noting)
+    monkeypatch.setattr("mnemonics_jax.sweeps.jobs.run_jobs", noting)
     monkeypatch.setattr("mnemonics_jax.sweeps.comparison.run_jobs", noting)
     for words in (
         ["run", "digits", "--seed", "3", "--vmap-seeds", "2", "--out", str(tmp_path / "a")],
@@ -207,7 +208,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         [("lwf-random-seed0", 0), ("lwf-random-seed1", 1)],
     ]
     assert asked[0][1] == tmp_path / "a"
-    assert asked[1][1].name == "digits-lwf-random-seed3-4"
+    assert re.fullmatch(r"digits-lwf-random-seed3-4-[0-9a-f]{6}", asked[1][1].name)
     assert all(at_once for *_, at_once in asked)
     for words, message in ((["0"], "--vmap-seeds 0"), (["2", "--distributed"], "leave out --distributed")):
         with pytest.raises(SystemExit) as ended:

@@ -1,0 +1,40 @@
+"""`mnemonics report`: finished runs side by side."""
+
+import argparse
+from pathlib import Path
+
+from mnemonics_jax.runtime.errors import UserError
+
+
+def main(words: list[str]) -> int:
+    """Write what `words` ask for, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="mnemonics report",
+        description="Compares finished runs from their files alone: comparison.json, accuracy.png, figures/ and "
+        "report.html, a self-contained page.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run or of a comparison")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: RUN)")
+    asked = parser.parse_args(words)
+    if asked.out is None and len(asked.runs) > 1:
+        raise UserError(f"{len(asked.runs)} folders: give the folder of their report with --out")
+    return _report(asked.runs, asked.out or asked.runs[0])
+
+
+def _report(folders: list[Path], out: Path) -> int:
+    from mnemonics_jax.reports.finished_runs import find_finished_runs
+    from mnemonics_jax.reports.page import write_page
+    from mnemonics_jax.reports.tables import comparison_tables, run_table
+    from mnemonics_jax.runtime.compile_cache import use_persistent_cache
+    from mnemonics_jax.runtime.files import cannot_write
+    from mnemonics_jax.runtime.progress import Display, stdout
+
+    runs = find_finished_runs(folders)
+    use_persistent_cache()
+    with cannot_write(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with Display() as display:
+            rows = write_page(runs, out, display)
+    stdout().print(run_table(runs[0].summary) if len(runs) == 1 else comparison_tables(rows))
+    print(f"plot: {out / 'accuracy.png'}\nreport: {out / 'report.html'}")
+    return 0
