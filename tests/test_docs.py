@@ -35,7 +35,7 @@ class Parsed(Exception):
     """The words of a command are good: it would start now."""
 
 
-@pytest.mark.parametrize("words", commands())
+@pytest.mark.parametrize("words", list(commands()))
 def test_every_command_parses(words, monkeypatch, tmp_path, capsys):
     def start(*_, **__):
         raise Parsed
