@@ -43,7 +43,7 @@ def refused(capsys, *words):
     ("words", "message"),
     [
         (("digit",), "unknown preset 'digit': did you mean 'digits'?"),
-        (("zzzz",), "unknown preset 'zzzz': known are cifar100, digits"),
+        (("zzzz",), "unknown preset 'zzzz': known are cifar10, cifar100, digits"),
         (("digits", "--method", "icar"), "unknown method 'icar': did you mean 'icarl'"),
         (("digits", "--exemplars", "herdin"), "unknown exemplar kind 'herdin': did you mean 'herding'?"),
         (("digits", "--recipe", "papr"), "unknown recipe 'papr': did you mean 'paper'"),

@@ -55,7 +55,9 @@ def start(command: str, words: list[str], method: str = "method", *, several: bo
     Raises:
         UserError: when the preset is not the first word; when the file of --config cannot be used.
     """
-    parser = argparse.ArgumentParser(prog=f"mnemonics {command}", add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=f"mnemonics {command}", usage="%(prog)s PRESET [settings]", add_help=False, allow_abbrev=False
+    )
     parser.add_argument(f"--{method}", dest="methods", nargs="+" if several else 1)
     parser.add_argument("--exemplars", nargs="+" if several else 1)
     parser.add_argument("--recipe")

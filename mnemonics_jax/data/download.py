@@ -87,12 +87,8 @@ def _download(archive: Archive, file: IO[bytes]) -> None:
     if not console.is_terminal:
         console.print(f"downloading {archive.url}, {archive.size / 1e6:.0f} MB", soft_wrap=True, highlight=False)
     columns = (TextColumn("downloading {task.description}"), DownloadColumn(), TransferSpeedColumn())
-    with (
-        urllib.request.urlopen(request, timeout=_TIMEOUT) as answer,
-        Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-        ) as bar,
-    ):
+    shown = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer, shown as bar:
         if done and answer.status != 206:  # the server sends the whole file again
             file.truncate(0)
             done = 0

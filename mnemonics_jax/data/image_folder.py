@@ -19,8 +19,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 def load_image_folder(config: DataConfig) -> Dataset:
     """Return the images under `config.path` as uint8 RGB [n, H, W, 3], or as `LazyImages` if they are streamed.
 
-    Without PATH/test/, the test images are those of PATH/val/. Class names are the names of the class folders, sorted. Only the classes that `config` selects are listed and
-    decoded. Hidden files and files with other suffixes are ignored.
+    Without PATH/test/, the test images are those of PATH/val/. Class names are the names of the class folders, sorted.
+    Only the classes that `config` selects are listed and decoded. Hidden files and files with other suffixes are
+    ignored.
 
     Raises:
         UserError: names the file or folder if the layout is another than PATH/{train,test}/CLASS/, if a class is not in

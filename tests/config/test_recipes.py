@@ -22,7 +22,14 @@ from mnemonics_jax.nets.heads import CosineHead, LinearHead
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.random_streams import Use, random_stream, root_key
 
-SIZES = {"cifar100": (64, 100), "imagenet-subset": (512, 100), "imagenet": (512, 1000), "images-resnet32": (64, 100)}
+SIZES = {
+    "cifar10": (64, 10),
+    "cifar100": (64, 100),
+    "tiny-imagenet": (512, 200),
+    "imagenet-subset": (512, 100),
+    "imagenet": (512, 1000),
+    "images-resnet32": (64, 100),
+}
 SIZES |= {"digits": (64, 10), "images": (128, 20), "npz": (128, 20)}
 """Width of the features, which is that of the network, and number of classes of each preset."""
 

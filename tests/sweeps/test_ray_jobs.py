@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from helpers import EXPERIMENTS, TINY_SETTINGS, summary, without
+from helpers import TINY_SETTINGS, summary, without
 
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime.errors import UserError
@@ -18,13 +18,12 @@ from mnemonics_jax.sweeps.ray_config import RayConfig
 from mnemonics_jax.sweeps.ray_jobs import run_jobs_on_ray
 from mnemonics_jax.sweeps.sweep import Sweep, parse_axes
 
-SCRIPT = EXPERIMENTS / "sweep.py"
 SETTINGS = (*TINY_SETTINGS, "exemplars.outer_learning_rate=0.02", "stream.phases=1")
 ON_RAY = ("--method", "lwf", "--seeds", "1", "--executor", "ray", "--max-failures")
 
 
 def command(out, *words, settings=SETTINGS):
-    return [sys.executable, str(SCRIPT), *words, "--set", *settings, "--out", str(out)]
+    return [sys.executable, "-m", "mnemonics_jax", "sweep", *words, "--set", *settings, "--out", str(out)]
 
 
 def job(words, settings, point):

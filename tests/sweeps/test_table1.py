@@ -1,4 +1,4 @@
-"""The script that reproduces the paper's table, on a protocol of seconds."""
+"""`mnemonics table`, which reproduces the paper's table, on a protocol of seconds."""
 
 import csv
 import json
@@ -7,20 +7,21 @@ import shutil
 
 import pytest
 import tyro
-from helpers import EXPERIMENTS, TINY_SETTINGS, load_script
+from helpers import TINY_SETTINGS
 
+from mnemonics_jax.cli.table import TableSettings, run
+from mnemonics_jax.reports.table1 import rows as table_rows
+from mnemonics_jax.reports.table1 import title
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.sweeps import jobs as plan
+from mnemonics_jax.sweeps import table1
 
-SCRIPT = EXPERIMENTS / "table1.py"
 SETTINGS = (*TINY_SETTINGS, "exemplars.outer_learning_rate=0.02")
-
-table1 = load_script(SCRIPT)
 
 
 def asked(out, *words, tiny=True):
     settings = ("--set", *SETTINGS) if tiny else ()
-    return tyro.cli(table1.Asked, args=["--scale", "small", "--out", str(out), *settings, *words])
+    return tyro.cli(TableSettings, args=["--scale", "small", "--out", str(out), *settings, *words])
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def made(tmp_path_factory):
     """A part of the table: its folder and its rows."""
     out = tmp_path_factory.mktemp("table") / "out"
     words = ("--phases", "5", "--methods", "lwf", "icarl", "--seeds", "2")
-    assert table1.main(asked(out, *words)) == 0
+    assert run(asked(out, *words)) == 0
     return out
 
 
@@ -55,7 +56,7 @@ def test_the_papers_figures_are_those_of_the_slides():
 
 
 def test_a_full_cell_is_the_preset_with_its_n_and_arm(tmp_path):
-    full = tyro.cli(table1.Asked, args=["--dataset", "imagenet", "--out", str(tmp_path)])
+    full = tyro.cli(TableSettings, args=["--dataset", "imagenet", "--out", str(tmp_path)])
     config = table1.make(full, table1.Cell(10, "lucir", "ours+transfer"), 2)
     assert (config.preset, config.stream.phases, config.seed) == ("imagenet", 10, 2)
     assert (config.method.name, config.method.lambda_base, config.exemplars.name) == ("lucir", 10.0, "mnemonics")
@@ -65,13 +66,13 @@ def test_a_full_cell_is_the_preset_with_its_n_and_arm(tmp_path):
 
 
 def test_the_recipe_is_that_of_every_cell_and_the_arms_say_what_is_transferred(tmp_path):
-    paper = tyro.cli(table1.Asked, args=["--recipe", "paper", "--out", str(tmp_path)])
+    paper = tyro.cli(TableSettings, args=["--recipe", "paper", "--out", str(tmp_path)])
     for arm in table1.ARMS:
         config = table1.make(paper, table1.Cell(5, "lucir", arm), 0)
         assert (config.recipe, config.exemplars.inner_init) == ("paper", "current")
         assert config.net.weight_transfer == (arm == "ours+transfer")
-    assert table1.title(paper) == "cifar100, recipe paper"
-    assert {row["recipe"] for row in table1.rows(paper)} == {"paper"}
+    assert title(paper) == "cifar100, recipe paper"
+    assert {row["recipe"] for row in table_rows(paper)} == {"paper"}
 
 
 def test_cells_hold_mean_error_and_gain(made):
@@ -120,7 +121,7 @@ def test_another_part_adds_to_the_table_and_runs_nothing_twice(made, tmp_path, m
 
     monkeypatch.setattr(plan, "run_in_folder", run_in_folder)
     part = ("--phases", "5", "--methods", "lwf", "--arms", "baseline", "ours+transfer", "--seeds", "1")
-    assert table1.main(asked(made, *part)) == 0
+    assert run(asked(made, *part)) == 0
     assert ran == ["small-n5/lwf-ours+transfer-seed0"]
     rows = read(made)
     assert rows["icarl", "ours", "5"]["seeds"] == "2"
@@ -130,12 +131,12 @@ def test_another_part_adds_to_the_table_and_runs_nothing_twice(made, tmp_path, m
 
 def test_the_list_shows_what_is_done_and_writes_nothing(made, tmp_path, capsys):
     before = sorted(made.rglob("*"))
-    table1.main(asked(made, "--phases", "5", "--methods", "icarl", "bic", "--seeds", "1", "--list"))
+    run(asked(made, "--phases", "5", "--methods", "icarl", "bic", "--seeds", "1", "--list"))
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"done   small-n5/icarl-baseline-seed0 \d+\.\d\d", lines[0])
     assert lines[2:] == ["to do  small-n5/bic-baseline-seed0", "to do  small-n5/bic-ours-seed0"]
     assert sorted(made.rglob("*")) == before
-    table1.main(asked(tmp_path / "none", "--phases", "5", "--list"))
+    run(asked(tmp_path / "none", "--phases", "5", "--list"))
     assert not (tmp_path / "none").exists()
 
 
@@ -153,11 +154,11 @@ def test_the_list_shows_what_is_done_and_writes_nothing(made, tmp_path, capsys):
 )
 def test_a_mistake_is_refused(tmp_path, words, message):
     with pytest.raises(UserError) as caught:
-        table1.main(asked(tmp_path / "out", *words, tiny=False))
+        run(asked(tmp_path / "out", *words, tiny=False))
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_runs_of_other_settings_are_not_taken_for_the_tables(made):
     with pytest.raises(UserError, match=r"other settings:\n  train.epochs: 2 there, 10 asked for"):
-        table1.main(asked(made, "--phases", "5", "--set", *(s for s in SETTINGS if "epochs" not in s), tiny=False))
+        run(asked(made, "--phases", "5", "--set", *(s for s in SETTINGS if "epochs" not in s), tiny=False))

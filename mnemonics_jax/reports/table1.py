@@ -1,0 +1,145 @@
+"""The table of the paper's slides: finished runs beside the paper's figures, as Markdown and CSV."""
+
+import csv
+import dataclasses
+from typing import Any
+
+from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
+from mnemonics_jax.runs.folder import check_folder
+from mnemonics_jax.runs.summary import Summary
+from mnemonics_jax.runtime.files import read_json, write_atomically
+from mnemonics_jax.sweeps.table1 import ARMS, METHODS, Cell, TableRequest, all_cells, folder, make, paper, place
+
+
+def finished(asked: TableRequest, cell: Cell) -> dict[int, Summary]:
+    """Return the cell's finished runs by seed.
+
+    Raises:
+        UserError: when one has other settings.
+    """
+    found = {}
+    for path in sorted(asked.out.glob(f"{folder(asked, cell)}-seed*/summary.json")):
+        summary = read_json(path)
+        check_folder(path.parent, make(asked, cell, summary["seed"]))
+        found[summary["seed"]] = summary
+    return found
+
+
+def rows(asked: TableRequest) -> list[dict[str, Any]]:
+    """Return the table, a row for each cell: the paper's figure, ours, and the difference."""
+    arms = tuple(arm for arm in ARMS if arm != "ours+transfer" or arm in asked.arms or transferred(asked))
+    table = []
+    for cell in all_cells((5, 10, 25), tuple(METHODS), arms):
+        runs, baseline = finished(asked, cell), finished(asked, Cell(cell.phases, cell.method, "baseline"))
+        row: dict[str, Any] = {
+            "dataset": asked.dataset,
+            "phases": cell.phases,
+            "method": cell.method,
+            "arm": cell.arm,
+            "scale": asked.scale,
+            "recipe": asked.recipe,
+            "settings": " ".join(asked.settings),
+            "seeds": len(runs),
+            "paper_average_accuracy": paper(asked.dataset, cell),
+        }
+        for key in ("average_accuracy", "average_accuracy_exemplar_model", *FORGETTING.values(), "seconds"):
+            row[f"{key}_mean"], row[f"{key}_sem"] = mean_of_runs(runs.values(), key)
+        row["difference"] = None
+        if asked.scale == "full" and runs and row["paper_average_accuracy"] is not None:
+            row["difference"] = row["average_accuracy_mean"] - row["paper_average_accuracy"]
+        both = sorted(runs.keys() & baseline.keys()) if cell.arm != "baseline" else []
+        gains = [runs[seed]["average_accuracy"] - baseline[seed]["average_accuracy"] for seed in both]
+        row["gain_seeds"] = len(gains)
+        row["gain_mean"], row["gain_sem"] = mean_and_error(gains)
+        row["paper_gain"] = None
+        base = paper(asked.dataset, dataclasses.replace(cell, arm="baseline"))
+        if cell.arm != "baseline" and base is not None:
+            row["paper_gain"] = row["paper_average_accuracy"] - base
+        table.append(row)
+    return table
+
+
+def transferred(asked: TableRequest) -> bool:
+    """Return whether a run with weight transfer is finished."""
+    return any(asked.out.glob(f"{place(asked)}-n*/*-ours+transfer-seed*/summary.json"))
+
+
+def markdown(asked: TableRequest, table: list[dict[str, Any]]) -> str:
+    """Return the table as Markdown: average accuracy first, then what the slides do not have."""
+    lines = [
+        f"# {title(asked)}",
+        "",
+        "Average accuracy of A_0 .. A_N in percent; ± is the standard error over class orders (n of them); gains are "
+        "over the row with herded exemplars, paired by class order, in points. Empty: not run.",
+        "",
+        "**Shortened protocol**: the paper's figures are of another data set, network and schedule; they are shown for "
+        "the order of the rows alone, and no difference is taken."
+        if asked.scale == "small"
+        else 'The paper\'s "w/ ours" includes weight transfer, which rows "w/ ours" here do not.',
+        "",
+        *grid(table, {"paper": "paper_average_accuracy", "here": "average_accuracy", "difference": "difference"}),
+        "",
+        "## Gain over herded exemplars",
+        "",
+        *grid([r for r in table if r["arm"] != "baseline"], {"paper": "paper_gain", "here": "gain"}, sign="+"),
+        "",
+        "## Average accuracy of the model fitted to the exemplars alone (not in the slides)",
+        "",
+        *grid(table, {"Θᴱ": "average_accuracy_exemplar_model"}),
+        "",
+        "## Forgetting and backward transfer (not in the slides)",
+        "",
+        "In points. Forgetting (base classes), the paper's measure: accuracy of the first model minus that of the last "
+        "on the first phase's classes. Forgetting (average): best earlier minus final accuracy on the classes of a "
+        "phase, mean over all phases but the last. Backward transfer: final accuracy minus that on arrival, the same "
+        "mean.",
+        *(line for name, key in FORGETTING.items() for line in ("", *grid(table, {name: key}))),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def title(asked: TableRequest) -> str:
+    """Return what the table is of: data set, protocol and changed settings."""
+    what = asked.dataset
+    if asked.scale == "small":
+        what = f"SHORTENED PROTOCOL on {asked.images or 'digits'} (figures of the paper: {asked.dataset})"
+    if asked.recipe != "default":
+        what += f", recipe {asked.recipe}"
+    return what + (f", with {' '.join(asked.settings)}" if asked.settings else "")
+
+
+def grid(table: list[dict[str, Any]], columns: dict[str, str], sign: str = "") -> list[str]:
+    """Return lines of a Markdown table: rows by method and arm, the given figures for each N."""
+    cells = {(r["method"], r["arm"], r["phases"]): r for r in table}
+    heads = ["method", *[f"N={n} {name}" for n in (5, 10, 25) for name in columns]]
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+    for method, arm in dict.fromkeys((r["method"], r["arm"]) for r in table):
+        values = [METHODS[method] + ARMS[arm]]
+        for n in (5, 10, 25):
+            for key in columns.values():
+                values.append(figure(cells[method, arm, n], key, "+" if key == "difference" else sign))
+        lines.append("| " + " | ".join(values) + " |")
+    return lines
+
+
+def figure(row: dict[str, Any], key: str, sign: str) -> str:
+    """Return a figure as text, with its standard error and number of class orders where it has them."""
+    value = row.get(f"{key}_mean", row.get(key))
+    if value is None:
+        return ""
+    error = row.get(f"{key}_sem")
+    counted = f" (n={row['gain_seeds' if key == 'gain' else 'seeds']})" if f"{key}_mean" in row else ""
+    return f"{value:{sign}.2f}" + (f" ± {error:.2f}" if error is not None else "") + counted
+
+
+def write(asked: TableRequest) -> str:
+    """Write both files and return the Markdown."""
+    table = rows(asked)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    text = markdown(asked, table)
+    write_atomically(asked.out / f"table1-{place(asked)}.md", text)
+    with (asked.out / f"table1-{place(asked)}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    return text
