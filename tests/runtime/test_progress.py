@@ -147,6 +147,19 @@ def test_several_runs_have_a_line_and_a_share_of_the_bar_each(clock):
     assert "accuracy 90.00 %" in file.getvalue()
 
 
+def test_a_notebook_has_lines_without_stamps_and_bars_where_widgets_are(monkeypatch):
+    shown = []
+    console = Console(force_jupyter=True)
+    monkeypatch.setattr(console, "print", lambda text, **_: shown.append(text))
+    monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
+    with Display(console) as display:
+        assert display._bars is None
+        display.header({"data": "digits"})
+        display.say("going on")
+    assert shown[1] == "going on"
+    assert shown[0].row_count == 1
+
+
 def test_compiling_is_shown_while_it_lasts(monkeypatch):
     display, _ = screen()
     with display:
