@@ -2,7 +2,9 @@
 
 Replay is training, so what counts of an exemplar is its gradient. The mean gradient of the chosen images is to be near
 that of all images of the class, at models that have forgotten it. Selections of this kind are known from coresets
-(Mirzasoleiman et al., Coresets for Data-efficient Training, ICML 2020); gradients are those of the head alone.
+(Mirzasoleiman et al., Coresets for Data-efficient Training, ICML 2020); gradients are those of the head alone. The mean
+feature is to be near as well, as in herding: by gradients alone the choice is worse where few images are kept of
+classes that vary much.
 """
 
 from dataclasses import dataclass
@@ -21,7 +23,10 @@ _RANDOM = 8
 
 @dataclass(frozen=True)
 class GradientMatching(ExemplarStrategy):
-    """Real images whose mean replay gradient is near their class's, at models that were made to forget the class."""
+    """Real images whose mean replay gradient and mean feature are near those of their class.
+
+    Gradients are taken at models that were made to forget the class, features of the model as it is.
+    """
 
     name: ClassVar[str] = "gradient"
 
@@ -72,6 +77,15 @@ def gradient_kernel(
     return kernel / max(float(np.diag(kernel).mean()), 1e-24)
 
 
+def unit_variance(kernel: Kernel) -> Kernel:
+    """Return the kernel of the same vectors without their mean, scaled to a mean square norm of one.
+
+    The subsets that `match_mean` prefers are the same; kernels of different vectors can then be added.
+    """
+    centred = kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
+    return centred / max(float(np.diag(centred).mean()), 1e-24)
+
+
 def match_mean(kernel: Kernel, amount: int, rng: np.random.Generator) -> Int[np.ndarray, " amount"]:
     """Return a subset S whose mean is near the mean of all: ‖1/n Σ g_j − 1/m Σ_S g_j‖² is small.
 
@@ -79,7 +93,7 @@ def match_mean(kernel: Kernel, amount: int, rng: np.random.Generator) -> Int[np.
     until none helps; the best end counts. Its order is greedy again: the first k of the m images are a good subset too.
 
     Args:
-        kernel: inner products of the gradients g_j of n images.
+        kernel: inner products of vectors g_j, one for each of n images.
         amount: m, at most n.
         rng: draws the random subsets.
     """

@@ -5,11 +5,11 @@ from jaxtyping import Float, Int
 
 from mnemonics_jax.exemplars import memory as memories
 from mnemonics_jax.exemplars.forgetting import constant, decayed
-from mnemonics_jax.exemplars.gradient_matching import Kernel, gradient_kernel
+from mnemonics_jax.exemplars.gradient_matching import Kernel, gradient_kernel, unit_variance
 from mnemonics_jax.exemplars.herd import herd_classes
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.phase.callbacks import Callbacks
-from mnemonics_jax.phase.evaluation import embed
+from mnemonics_jax.phase.evaluation import embed, unit
 from mnemonics_jax.phase.forgetful import Pool
 from mnemonics_jax.phase.setup import Setup
 from mnemonics_jax.phase.state import PhaseState
@@ -65,11 +65,13 @@ def _features(setup: Setup, state: PhaseState, groups: Groups) -> list[Float[np.
 
 
 def _kernels(setup: Setup, state: PhaseState, groups: Groups, budget: int) -> list[Kernel]:
-    """Return each class's kernel of gradients, summed over models that forgot it and over the same after replay.
+    """Return each class's kernel: of gradients and of unit features, with the same weight.
 
-    Replay is that of herded exemplars, since the choice is still to be made.
+    Gradients are those at models that forgot the class, and at the same models after replay: that of herded exemplars,
+    since the choice is still to be made.
     """
-    picks = herd_classes(_features(setup, state, groups), budget, _room(setup))
+    features_now = _features(setup, state, groups)
+    picks = herd_classes(features_now, budget, _room(setup))
     herded = {c: group[pick] for (c, group), pick in zip(groups.items(), picks, strict=True)}
     memory = _stored(setup, state, herded)
     pool = Pool(setup, state, BATCH, np.zeros(0, np.int64))
@@ -87,4 +89,6 @@ def _kernels(setup: Setup, state: PhaseState, groups: Groups, budget: int) -> li
             parts = zip(lost, np.split(logits, ends), np.split(features, ends), strict=True)
             for c, some_logits, some_features in parts:
                 kernels[c] += gradient_kernel(some_logits, some_features, c, seen, cosine=cosine)
-    return list(kernels.values())
+    near = (unit(rows.astype(np.float64)) for rows in features_now)
+    pairs = zip(kernels.values(), near, strict=True)
+    return [unit_variance(kernel) + unit_variance(rows @ rows.T) for kernel, rows in pairs]

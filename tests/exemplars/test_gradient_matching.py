@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import Events
 
-from mnemonics_jax.exemplars.gradient_matching import GradientMatching, gradient_kernel, match_mean
+from mnemonics_jax.exemplars.gradient_matching import GradientMatching, gradient_kernel, match_mean, unit_variance
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.phase import exemplar_choice
 from mnemonics_jax.phase.forgetful import Pool
@@ -47,6 +47,15 @@ def test_the_first_image_is_the_best_single_one_of_the_chosen(gradients):
 
 def test_all_images_can_be_chosen(gradients):
     assert sorted(match_mean(gradients @ gradients.T, 14, np.random.default_rng(0)).tolist()) == list(range(14))
+
+
+def test_unit_variance_changes_no_choice(gradients):
+    kernel = gradients @ gradients.T
+    scaled = unit_variance(kernel)
+    centred = gradients - gradients.mean(axis=0)
+    np.testing.assert_allclose(scaled, centred @ centred.T / np.square(centred).sum(axis=1).mean(), atol=1e-12)
+    picks = [match_mean(k, 4, np.random.default_rng(0)).tolist() for k in (kernel, scaled)]
+    assert picks[0] == picks[1]
 
 
 @pytest.mark.parametrize("cosine", [False, True])
@@ -116,6 +125,25 @@ def test_a_phase_chooses_images_that_match_the_gradients_of_forgetful_models(tin
                 kernel[np.ix_(subset, subset)].mean() - 2 * kernel[subset].mean() for subset in (place, *random)
             ]
             assert ours < min(theirs)
+
+
+def test_kernels_have_gradients_and_features_in_equal_parts(tiny, monkeypatch):
+    """Without gradients what is left is the kernel of unit features."""
+    setup = tiny.setup("icarl", "gradient")
+    state = run_phase(setup, initial_state(setup))._replace(phase=np.asarray(0, np.int32))
+    fresh = setup.stream.train_indices(0)
+    groups = {c: fresh[setup.stream.train_labels[fresh] == c] for c in range(5)}
+    both = exemplar_choice._kernels(setup, state, groups, 4)
+    monkeypatch.setattr(exemplar_choice, "gradient_kernel", lambda z, *_, cosine: np.zeros((len(z), len(z))))
+    features_alone = exemplar_choice._kernels(setup, state, groups, 4)
+    features = exemplar_choice._features(setup, state, groups)
+    for whole, part, rows in zip(both, features_alone, features, strict=True):
+        centred = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        centred = (centred - centred.mean(axis=0)).astype(np.float64)
+        expected = centred @ centred.T / np.square(centred).sum(axis=1).mean()
+        np.testing.assert_allclose(part, expected, atol=1e-5)
+        assert np.diag(whole).mean() == pytest.approx(2)
+        assert np.diag(whole - part).mean() == pytest.approx(1)
 
 
 def test_models_of_the_pool_forget_what_they_are_to_forget(tiny):
