@@ -66,7 +66,9 @@ class CheckpointSchedule:
     def _record(self, resume_point: ResumePoint, save: bool) -> None:
         with self._lock:
             self._checkpoints.check()
-            self._last = Checkpoint(resume_point, list(self._metrics_log.events), **self.facts())
+            self._last = Checkpoint(
+                resume_point, list(self._metrics_log.events), **self.facts(), record=self._last.record
+            )
             if save:
                 self._save()
 

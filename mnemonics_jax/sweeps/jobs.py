@@ -11,6 +11,7 @@ from mnemonics_jax import data
 from mnemonics_jax.phase.setup import make_setup
 from mnemonics_jax.runs.facts import data_facts
 from mnemonics_jax.runs.folder import check_folder, with_recorded
+from mnemonics_jax.runs.record import Record, configuration_hash
 from mnemonics_jax.runs.runner import finished, run_in_folder
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import release_programs
@@ -210,9 +211,13 @@ def check(jobs: Sequence[Job], out: Path, save: SaveConfig, load: data.Load) -> 
             )
         names.add(job.name)
         try:
-            check_folder(out / job.name, job.config)
-            if not (out / job.name / "summary.json").exists():
-                make_setup(with_recorded(out / job.name, job.config), load)
+            folder = out / job.name
+            check_folder(folder, job.config)
+            config = with_recorded(folder, job.config)
+            if not (folder / "summary.json").exists():
+                make_setup(config, load)
+            # A finished run too has to be on the data that are there now.
+            check_folder(folder, config, Record(configuration_hash(config), load(config.data).fingerprint))
         except UserError as error:
             raise UserError(f"{job.name}: {error}") from error
     make_folder(out)
