@@ -7,11 +7,8 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from mnemonics_jax.data.fingerprint import array_hash, bytes_hash, images_hash
-from mnemonics_jax.data.lazy_images import LazyImages
+from mnemonics_jax.data.lazy_images import MEASURED, LazyImages
 from mnemonics_jax.runtime.errors import UserError
-
-_SAMPLE = 1024
-"""Number of streamed images on which the pixel statistics are measured."""
 
 Images = UInt8[np.ndarray, "image height width channel"]
 Labels = Int32[np.ndarray, " image"]
@@ -92,7 +89,7 @@ def make_dataset(
             raise UserError(f"{name}: no {split} images for class {', '.join(missing)}; every class needs both splits")
     images = train[0]
     if isinstance(images, LazyImages):
-        images = images[np.unique(np.linspace(0, len(images) - 1, _SAMPLE).astype(int))]
+        images = images[np.unique(np.linspace(0, len(images) - 1, MEASURED).astype(int))]
     mean, std = _pixel_statistics(images)
     return Dataset(name, *train, *test, class_names, mean, std)
 

@@ -12,7 +12,9 @@ from mnemonics_jax.runs.record import KEY, Record, read_record
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import cannot_write, read_json, write_json
 
-_WRITTEN = ("summary.json", "manifest.json", "metrics.jsonl", "checkpoints", "tensorboard")
+SCRATCH = "scratch"
+"""Name of the folder of temporary files, which a run removes."""
+_WRITTEN = ("summary.json", "manifest.json", "metrics.jsonl", "checkpoints", "tensorboard", SCRATCH)
 """What a run writes, once it has written config.json."""
 _MOST_SHOWN = 20
 """Most settings that a message lists."""

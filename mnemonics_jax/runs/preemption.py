@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-STOPPED = 75
-"""Exit status of a run that was saved and ended on SIGTERM: "try again later" in sysexits.h."""
+from mnemonics_jax.runtime.signals import STOPPED, has_own_sigterm_handler
 
 _leaves: list[Callable[[], str]] = []
 """The functions to call on SIGTERM for the runs in threads other than the main one."""
@@ -31,20 +30,20 @@ def on_sigterm(leave: Callable[[], str]) -> Iterator[None]:
         finally:
             _leaves.remove(leave)
         return
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if has_own_sigterm_handler():
         yield
         return
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     # C code writes the signal's number to the socket at once; Python's handler only has to exist.
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: None)
     thread = threading.Thread(target=_listen, args=(ours, leave), name="sigterm", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, handler)
         signal.set_wakeup_fd(before)
         theirs.close()
         thread.join()

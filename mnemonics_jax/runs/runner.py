@@ -19,7 +19,7 @@ from mnemonics_jax.runs.base_model_cache import BaseModelCache
 from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
 from mnemonics_jax.runs.checkpoint_schedule import CheckpointSchedule
 from mnemonics_jax.runs.facts import planned_steps, run_facts
-from mnemonics_jax.runs.folder import claim_folder, with_recorded
+from mnemonics_jax.runs.folder import SCRATCH, claim_folder, with_recorded
 from mnemonics_jax.runs.metrics_log import MetricsLog, NullLog
 from mnemonics_jax.runs.preemption import on_sigterm
 from mnemonics_jax.runs.record import Record, arithmetic, read_record, record_of
@@ -28,10 +28,11 @@ from mnemonics_jax.runs.summary import read_summary, summarise, write_summary
 from mnemonics_jax.runtime import lockstep
 from mnemonics_jax.runtime.distributed import broadcast_from_primary, is_primary, require_agreement
 from mnemonics_jax.runtime.errors import NumbersError, UserError
-from mnemonics_jax.runtime.files import locked
+from mnemonics_jax.runtime.files import locked, remove
 from mnemonics_jax.runtime.folders import FormatError
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.runtime.settings import check_ranges
+from mnemonics_jax.runtime.signals import uninterrupted
 
 
 class _RunCallbacks:
@@ -105,7 +106,8 @@ def run_in_folder(
                 raise
             finally:
                 metrics_log.close()
-            checkpoints.wait()
+            with uninterrupted():
+                checkpoints.wait()
         if is_primary():
             check_still_there()
             write_summary(out, summarise(setup, state, metrics_log.events, start.record))
@@ -136,13 +138,16 @@ def _common_setup(
     try:
         check_ranges(save, "save.")
         asked, config = config, with_recorded(out, config)
-        setup = make_setup(config, load)
+        setup = make_setup(config, load, out / SCRATCH)
         if config != asked:
             _check_recorded_size(setup, out)
         config = setup.config
         if is_primary():
             check_still_there = resources.enter_context(locked(out))
             claim_folder(out, config, record_of(setup, begins=True))
+            # What a killed process has left.
+            remove(out / SCRATCH)
+            resources.callback(remove, out / SCRATCH)
         shared = setup.stream.dataset.fingerprint
     except UserError as error:
         problem = str(error)

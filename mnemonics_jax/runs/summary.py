@@ -12,7 +12,7 @@ from mnemonics_jax.runs.base_model_cache import EVENT as BASE_MODEL
 from mnemonics_jax.runs.record import KEY, Record
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import cannot_write, read_json, write_json
-from mnemonics_jax.runtime.folders import CorruptedError, FormatError, changed_files, verify_manifest, write_manifest
+from mnemonics_jax.runtime.folders import CorruptedError, FormatError, changed_files, write_manifest
 
 Summary = dict[str, Any]
 """The content of a summary.json."""
@@ -89,9 +89,11 @@ def read_summary(out: Path) -> Summary:
         UserError: names a file with results that is not as `write_summary` has left it.
     """
     try:
-        verify_manifest(out)
-    except CorruptedError as error:
-        raise UserError(str(error)) from error
+        changed = changed_files(out)
+    except CorruptedError:
+        changed = {"manifest.json"}
+    if changed:
+        raise UserError(f"{', '.join(str(out / name) for name in sorted(changed))} is damaged")
     return read_json(out / "summary.json")
 
 

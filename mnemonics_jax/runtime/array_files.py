@@ -24,9 +24,8 @@ def save_arrays(folder: Path, arrays: Any) -> None:
     Raises:
         OSError: when the arrays cannot be written.
     """
-    # Where Orbax cannot create the folder itself, a thread of it keeps the process from ending for minutes.
-    if not folder.parent.is_dir():
-        raise NotADirectoryError(f"{folder.parent} is not a folder")
+    # Where Orbax cannot create a folder, a thread of it keeps the process from ending for minutes.
+    folder.parent.mkdir(parents=True, exist_ok=True)
     # Host arrays, since each of several processes would write only a share of an array on their devices.
     arrays = jax.tree.map(np.asarray, arrays)
     try:

@@ -15,6 +15,7 @@ from typing import Any
 from mnemonics_jax.runtime.errors import UserError
 
 _HOLDER = re.compile(r"process \d+ on .*\n?")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _NOT_LEFT_BY_A_RUN = "was not written by a run: move it away, or choose another --out"
 
 
@@ -74,8 +75,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def make_folder(folder: Path) -> None:
     """Create `folder` if it does not exist. Raise `UserError` when it cannot be created."""
+    check_local("--out", folder)
     with _usable(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_local(flag: str, path: Path | str) -> None:
+    """Raise `UserError` when `path`, the value of `flag`, is an address such as s3://bucket/folder."""
+    if _ADDRESS.match(str(path)):
+        raise UserError(f"{flag} {path} is an address: give a folder, for example one where the bucket is mounted")
 
 
 @contextmanager

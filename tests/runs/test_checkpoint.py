@@ -291,3 +291,18 @@ def test_what_is_saved_is_finite(config, tmp_path, monkeypatch):
         run_in_folder(config, tmp_path, Display(), OFTEN)
     assert points
     assert names(tmp_path) == ["0000-0-training-0000-00000008"]
+
+
+@pytest.mark.parametrize("what", ["file for the newest", "stray draft", "folder for a draft of summary.json"])
+def test_what_lies_in_the_way_of_a_checkpoint_is_removed(config, copy, finished, what):
+    newest = copy / "checkpoints" / "0001-1-exemplars-0000-00000003"
+    if what == "file for the newest":
+        shutil.rmtree(newest)
+        newest.write_text("not a folder")
+    elif what == "stray draft":
+        (copy / "checkpoints" / "0002-0-begin.part").write_text("not a folder")
+    else:
+        (copy / "summary.json.part").mkdir()
+    run_in_folder(config, copy, Display(), OFTEN)
+    assert result(copy) == finished
+    assert not list(copy.rglob("*.part"))
