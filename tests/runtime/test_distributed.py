@@ -65,6 +65,7 @@ def compare(two, out, kind):
     subprocess.run(command, check=True, capture_output=True)
     one, two = summary(out), summary(two)
     assert (one.pop("devices"), two.pop("devices")) == (1, 2)
+    assert [found["record"].pop("arithmetic")[0]["devices"] for found in (one, two)] == [1, 2]
     assert two == one
 
 
