@@ -59,16 +59,26 @@ def main() -> None:
         _leave_half(Forked(command(words(variant, out / f"{variant}-half"))), out / f"{variant}-half")
     counts = {name: Counter() for name in numbers}
     with (out / "attacks.jsonl").open("w", encoding="utf-8") as log:
-        for module in (kills, damages, inputs):
-            name = module.__name__
-            for said, found, output in module.attacks(numbers[name], asked.seed, out, expected):
-                counts[name][found] += 1
-                log.write(json.dumps({"attack": name, "what": said, "outcome": found, "output": output[-4000:]}) + "\n")
-                log.flush()
-                if found in OUTCOMES[2:]:
-                    print(f"{name} {said!a}: {found}\n{output[-1500:]!a}", flush=True)
+        running = {
+            module.__name__: module.attacks(numbers[module.__name__], asked.seed, out, expected)
+            for module in (kills, damages, inputs)
+        }
+        for name in _in_turn(numbers):
+            said, found, output = next(running[name])
+            counts[name][found] += 1
+            log.write(json.dumps({"attack": name, "what": said, "outcome": found, "output": output[-4000:]}) + "\n")
+            log.flush()
+            if found in OUTCOMES[2:]:
+                print(f"{name} {said!a}: {found}\n{output[-1500:]!a}", flush=True)
     print(_table(counts))
     sys.exit(any(count[found] for count in counts.values() for found in OUTCOMES[2:]))
+
+
+def _in_turn(numbers: dict[str, int]) -> list[str]:
+    """Return each name as often as its number says, evenly spread: an attack that is stopped early has tried all."""
+    return [
+        name for _, name in sorted((turn / number, name) for name, number in numbers.items() for turn in range(number))
+    ]
 
 
 def _leave_half(run: "Forked", out: Path) -> None:  # noqa: F821 (imported late)

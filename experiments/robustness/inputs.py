@@ -51,12 +51,9 @@ def attacks(number: int, seed: int, out: Path, expected: dict[str, dict[str, Any
         work.mkdir(parents=True)
         said, call, right = make(rng, work, out, expected)
         ended = Forked(call, {"HOME": str(work)}).wait()
+        found = outcome(ended, right=right(ended))
         shutil.rmtree(work, ignore_errors=True)
-        yield (
-            f"{index} {make.__name__}: {said[:300]}",
-            outcome(ended, right=right(ended)),
-            f"status {ended.status}: {ended.said}",
-        )
+        yield f"{index} {make.__name__}: {said[:300]}", found, f"status {ended.status}: {ended.said}"
 
 
 Attack = tuple[str, Callable[[], Any], Callable[[Ended], bool | None]]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from mnemonics_jax.runtime.signals import STOPPED, has_own_sigterm_handler
+from mnemonics_jax.runtime.signals import STOPPED, has_own_sigterm_handler, stop_reason
 
 _leaves: list[Callable[[], str]] = []
 """The functions to call on SIGTERM for the runs in threads other than the main one."""
@@ -64,8 +64,8 @@ def _leave_all(leaves: list[Callable[[], str]]) -> str:
             messages[leave()] = None
         # Save the other runs all the same.
         except Exception as error:
-            messages[f"stopped by SIGTERM; saving failed: {error}"] = None
-    return "\nmnemonics: ".join(messages) or "stopped by SIGTERM"
+            messages[f"{stop_reason()}; saving failed: {error}"] = None
+    return "\nmnemonics: ".join(messages) or stop_reason()
 
 
 def _listen(ours: socket.socket, leave: Callable[[], str]) -> None:
@@ -75,6 +75,6 @@ def _listen(ours: socket.socket, leave: Callable[[], str]) -> None:
                 message = leave()
             # The process has to exit now, whatever went wrong.
             except BaseException as error:
-                message = f"stopped by SIGTERM; saving failed: {error}"
+                message = f"{stop_reason()}; saving failed: {error}"
             print(f"mnemonics: {message}", file=sys.stderr, flush=True)
             os._exit(STOPPED)

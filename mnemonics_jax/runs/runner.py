@@ -32,7 +32,7 @@ from mnemonics_jax.runtime.files import locked, remove
 from mnemonics_jax.runtime.folders import FormatError
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.runtime.settings import check_ranges
-from mnemonics_jax.runtime.signals import uninterrupted
+from mnemonics_jax.runtime.signals import stop_reason, uninterrupted
 
 
 class _RunCallbacks:
@@ -119,7 +119,7 @@ def _leave(schedule: CheckpointSchedule, display: Display) -> str:
     """Save the last point of a run and return the message that it ends with."""
     display.stop()
     path = schedule.save_last()
-    return f"stopped by SIGTERM; the same command goes on from {path.name if path else 'the start'}"
+    return f"{stop_reason()}; the same command goes on from {path.name if path else 'the start'}"
 
 
 def _common_setup(

@@ -1,4 +1,4 @@
-"""Signals that end a program: SIGTERM at any time, and Ctrl-C only where nothing is half done."""
+"""What stops a program: SIGTERM, at any time, and Ctrl-C, only where nothing is half done."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ STOPPED = 75
 """Exit status of a run that was ended by SIGTERM and can go on: "try again later" in sysexits.h."""
 
 _NAME = "name_of_program"
+_reason = "stopped by SIGTERM"
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def sigterm_status(name: str) -> Iterator[None]:
 
     def leave(number: int, frame: FrameType | None) -> None:
         # Not by an exception: an import or a library may take one for an error of its own.
-        os.write(2, f"{name}: stopped by SIGTERM; the same command goes on from what is saved\n".encode())
+        os.write(2, f"{name}: {stop_reason()}; the same command goes on from what is saved\n".encode())
         os._exit(STOPPED)
 
     setattr(leave, _NAME, name)
@@ -35,6 +36,22 @@ def sigterm_status(name: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def stop(reason: str) -> None:
+    """End the program from any thread as SIGTERM would, with `reason` in its message."""
+    global _reason
+    _reason = reason
+    handler = signal.getsignal(signal.SIGTERM)
+    # Python would run that handler in the main thread, which may wait for something that never comes.
+    if callable(handler) and hasattr(handler, _NAME):
+        handler(signal.SIGTERM, None)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_reason() -> str:
+    """Return why the program is being stopped."""
+    return _reason
 
 
 def has_own_sigterm_handler() -> bool:
