@@ -45,12 +45,16 @@ def main() -> None:
     for name in ("kills", "damages", "inputs"):
         parser.add_argument(f"--{name}", type=int, help=f"number of {name}, in place of that of --size")
     parser.add_argument("--seed", type=int, default=0, help="seed of all attacks (default: 0)")
-    parser.add_argument("--out", type=Path, default=Path("runs/attack"), help="folder, which is emptied first")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/attack"), help="folder; that of an earlier attack is emptied"
+    )
     asked = parser.parse_args()
     numbers = dict(zip(("kills", "damages", "inputs"), SIZES[asked.size], strict=True))
     numbers |= {name: given for name in numbers if (given := getattr(asked, name)) is not None}
 
     out = asked.out.absolute()
+    if out.exists() and not (out / "attacks.jsonl").exists():
+        parser.error(f"--out {out} is not a folder of this script: choose another one")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     preload()
