@@ -109,7 +109,7 @@ class _Peers:
 
     def say_end(self) -> None:
         """Tell the other processes that this one ends as it should, or by an error that nobody has caught."""
-        failed = hasattr(sys, "last_exc")
+        failed = hasattr(sys, "last_value")
         self._tell(f"process {self._process} on {socket.gethostname()} has failed" if failed else _END)
 
     def lost_within(self, seconds: float) -> str:
