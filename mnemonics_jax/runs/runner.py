@@ -32,7 +32,7 @@ from mnemonics_jax.runtime.files import locked, remove
 from mnemonics_jax.runtime.folders import FormatError
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.runtime.settings import check_ranges
-from mnemonics_jax.runtime.signals import stop_reason, uninterrupted
+from mnemonics_jax.runtime.signals import stop_reason
 
 
 class _RunCallbacks:
@@ -78,13 +78,7 @@ def run_in_folder(
         record = record_of(setup, begins=True)
         if (summary := finished(out, display, record)) is not None:
             return summary
-        if not display.many_runs:
-            display.header(run_facts(setup, out))
-        display.plan(planned_steps(setup))
-        if setup.group_classes is not None:
-            display.note(
-                f"exemplars are learned in groups of {setup.group_classes} classes (--exemplars.group-classes)"
-            )
+        _show_plan(setup, out, display)
         checkpoints = resources.enter_context(
             CheckpointFolder(out / "checkpoints", writes=is_primary(), check_before=check_still_there)
         )
@@ -97,22 +91,41 @@ def run_in_folder(
             start = _from_base_model(cache, start, display)
         metrics_log = MetricsLog(out, start.events) if is_primary() else NullLog()
         schedule = CheckpointSchedule(save, checkpoints, metrics_log, start, cache)
-
-        with on_sigterm(partial(_leave, schedule, display)):
-            try:
-                state = _phases(setup, start.resume_point, schedule, metrics_log, display)
-            except KeyboardInterrupt:
-                schedule.save_last()
-                raise
-            finally:
-                metrics_log.close()
-            with uninterrupted():
-                checkpoints.wait()
+        state = _saved_phases(setup, start.resume_point, schedule, metrics_log, display)
         if is_primary():
             check_still_there()
             write_summary(out, summarise(setup, state, metrics_log.events, start.record))
         require_agreement({})
         return read_summary(out)
+
+
+def _show_plan(setup: Setup, out: Path, display: Display) -> None:
+    """Show what the run computes, from what, and with how many steps."""
+    if not display.many_runs:
+        display.header(run_facts(setup, out))
+    display.plan(planned_steps(setup))
+    if setup.group_classes is not None:
+        display.note(f"exemplars are learned in groups of {setup.group_classes} classes (--exemplars.group-classes)")
+
+
+def _saved_phases(
+    setup: Setup,
+    resume_point: ResumePoint,
+    schedule: CheckpointSchedule,
+    metrics_log: MetricsLog | NullLog,
+    display: Display,
+) -> PhaseState:
+    """Run the phases from `resume_point` on, and save the last point, also on SIGTERM and Ctrl-C."""
+    with on_sigterm(partial(_leave, schedule, display)):
+        try:
+            state = _phases(setup, resume_point, schedule, metrics_log, display)
+        except KeyboardInterrupt:
+            schedule.save_last()
+            raise
+        finally:
+            metrics_log.close()
+        schedule.save_last()
+    return state
 
 
 def _leave(schedule: CheckpointSchedule, display: Display) -> str:

@@ -121,12 +121,14 @@ def run_jobs(
             display.begin(titles[job.name])
             start(job, display)
     display.begin("")
-    # Concurrent runs end in any order.
-    names = [job.name for job in jobs]
-    done, failed = ({name: found[name] for name in names if name in found} for found in (summaries, failures))
-    outcome = Outcome(done, failed)
+    outcome = Outcome(*(_in_order(jobs, found) for found in (summaries, failures)))
     outcome.warn_of_failures(display)
     return outcome
+
+
+def _in_order(jobs: Sequence[Job], found: dict[str, Any]) -> dict[str, Any]:
+    """Return what was found by job name in order of the jobs: concurrent ones end in any order."""
+    return {job.name: found[job.name] for job in jobs if job.name in found}
 
 
 def _show_header(jobs: Sequence[Job], out: Path, display: Display, load: data.Load) -> None:

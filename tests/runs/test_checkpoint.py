@@ -253,7 +253,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(config, copy
     assert not (copy / "summary.json").exists()
     display = Listening()
     run_in_folder(config, copy, display, OFTEN)
-    assert display.said[0].startswith("going on from phase 1, exemplars, step 3")
+    assert any(line.startswith("going on from phase 1, exemplars, step 3") for line in display.said)
     assert result(copy) == finished
 
 
