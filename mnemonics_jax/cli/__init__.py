@@ -6,8 +6,9 @@ Each command reads its words before it imports anything that takes long: help an
 import importlib
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
-from mnemonics_jax.runtime.errors import exit_status, unknown_name
+from mnemonics_jax.runtime.errors import UserError, exit_status, unknown_name
 
 COMMANDS = {
     "run": ("run PRESET", "one run; the same command goes on where it stopped"),
@@ -17,6 +18,8 @@ COMMANDS = {
     "report": ("report RUN...", "tables, figures and a page of finished runs, from their files alone"),
     "export": ("export RUN", "a run's exemplars as images and .npz, and its model, for other programs"),
 }
+
+_FOLDERS = ("--out", "--to")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -37,6 +40,10 @@ def main(args: Sequence[str] | None = None) -> None:
     with exit_status("mnemonics"):
         if words[0] not in COMMANDS:
             raise unknown_name("command", words[0], COMMANDS)
+        for flag, value in pairwise([*words, "-"]):
+            # A path of no letters would be the current directory.
+            if flag in (f"{name}=" for name in _FOLDERS) or (flag in _FOLDERS and not value.strip()):
+                raise UserError(f"{flag.rstrip('=')} is empty: give the name of a folder")
         status = importlib.import_module(f"mnemonics_jax.cli.{words[0]}").main(words[1:])
     if status:
         sys.exit(status)

@@ -12,7 +12,7 @@ from mnemonics_jax.config.presets import PRESETS, make_config
 from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
 from mnemonics_jax.methods import method_class
 from mnemonics_jax.runs.save_config import SaveConfig
-from mnemonics_jax.runtime.errors import UserError
+from mnemonics_jax.sweeps.job import check_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +57,7 @@ def main(words: list[str]) -> int:
     configs = [shared.parse_known(CompareSettings(config), start.words).config for config in bases]
     for config in configs:
         config.validate()
-    if asked.seeds < 1:
-        raise UserError(f"--seeds {asked.seeds}: give at least 1")
+    check_seeds("--seeds", asked.seeds)
     return _compare(asked, {(config.method.name, config.exemplars.name): config for config in configs})
 
 

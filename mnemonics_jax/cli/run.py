@@ -13,6 +13,7 @@ from mnemonics_jax.runs.naming import default_name
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.distributed import Cluster, connect, is_primary
 from mnemonics_jax.runtime.errors import UserError
+from mnemonics_jax.sweeps.job import check_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,7 @@ def _run(asked: RunSettings, out: Path) -> int:
 
 
 def _check_seeds(asked: RunSettings) -> None:
-    if asked.vmap_seeds < 1:
-        raise UserError(f"--vmap-seeds {asked.vmap_seeds}: give at least 1")
+    check_seeds("--vmap-seeds", asked.vmap_seeds)
     if asked.cluster.distributed:
         raise UserError("--vmap-seeds needs a single device: leave out --distributed, or run the seeds one by one")
 

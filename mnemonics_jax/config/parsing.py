@@ -26,6 +26,8 @@ def read_config(path: Path) -> Config:
             missing and has no default.
     """
     plain = read_json(path)
+    # What a run notes beside its configuration, see `runs.record`.
+    plain.pop("record", None)
     try:
         config = _dataclass(Config, plain, "")
         config.validate()

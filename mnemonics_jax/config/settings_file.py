@@ -68,6 +68,8 @@ def read_settings_file(path: Path) -> SettingsFile:
         UserError: names the file where it cannot be read or holds something else.
     """
     plain = dict(_mapping(path))
+    # What a run notes beside its configuration, see `runs.record`.
+    plain.pop("record", None)
     names: dict[str, list[str] | None] = {}
     for key in _NAMES:
         value = plain.pop(key, None)

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from mnemonics_jax.runtime.errors import UserError
+from mnemonics_jax.runtime.files import check_local
 
 _FIXED = ("digits", "cifar10", "cifar100", "npz")
 """Sources of decoded images of one size, which are always in memory."""
@@ -37,7 +38,7 @@ class DataConfig:
     all decoded images would take more than 4 GiB.
     """
 
-    workers: Annotated[int, Ge(0)] | None = None
+    workers: Annotated[int, Ge(0), Le(1024)] | None = None
     """Number of processes that decode streamed training images. 0: use threads instead. None: half of the CPU cores, at
     most 16; threads on a machine with fewer than 8 cores.
     """
@@ -73,6 +74,8 @@ class DataConfig:
         Raises:
             UserError: for the first contradiction.
         """
+        if self.path is not None:
+            check_local("--data.path", self.path)
         if self.source in ("folder", "npz") and not self.path:
             raise UserError(f"data source {self.source!r} needs a path: give it with --data.path")
         if self.source == "digits" and self.path is not None:

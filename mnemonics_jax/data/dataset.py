@@ -1,15 +1,14 @@
 """What every data source delivers: uint8 images with integer labels, split into train and test."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from mnemonics_jax.data.lazy_images import LazyImages
+from mnemonics_jax.data.fingerprint import array_hash, bytes_hash, images_hash
+from mnemonics_jax.data.lazy_images import MEASURED, LazyImages
 from mnemonics_jax.runtime.errors import UserError
-
-_SAMPLE = 1024
-"""Number of streamed images on which the pixel statistics are measured."""
 
 Images = UInt8[np.ndarray, "image height width channel"]
 Labels = Int32[np.ndarray, " image"]
@@ -46,6 +45,21 @@ class Dataset:
         height, width, channel = self.train_images.shape[1:]
         return height, width, channel
 
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """A hash of each part of the data set, so that a comparison can name the part that has changed.
+
+        Large arrays take a second for each GiB, once.
+        """
+        names = (name.encode(errors="surrogatepass") + b"\0" for name in self.class_names)
+        return {
+            "class_names": bytes_hash(names),
+            "train_images": images_hash(self.train_images),
+            "train_labels": array_hash(self.train_labels),
+            "test_images": images_hash(self.test_images),
+            "test_labels": array_hash(self.test_labels),
+        }
+
     def train_counts(self) -> np.ndarray:
         """Return the number of training images of each class, int64 [C]."""
         return np.bincount(self.train_labels, minlength=self.num_classes)
@@ -75,7 +89,7 @@ def make_dataset(
             raise UserError(f"{name}: no {split} images for class {', '.join(missing)}; every class needs both splits")
     images = train[0]
     if isinstance(images, LazyImages):
-        images = images[np.unique(np.linspace(0, len(images) - 1, _SAMPLE).astype(int))]
+        images = images[np.unique(np.linspace(0, len(images) - 1, MEASURED).astype(int))]
     mean, std = _pixel_statistics(images)
     return Dataset(name, *train, *test, class_names, mean, std)
 

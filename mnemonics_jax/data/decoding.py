@@ -14,6 +14,8 @@ from mnemonics_jax.runtime.errors import UserError
 # Image collections from the web contain GIF and WebP files with the suffix .jpg. Other formats are not tried: for some
 # of them Pillow starts an external program.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
+MOST_PIXELS = 89_478_485
+"""Most pixels of an image file, in memory or streamed: at 3 bytes each a quarter of a GiB, Pillow's own limit."""
 _CHUNK = 64
 _MANY = 2000
 
@@ -35,9 +37,9 @@ def decode_images(sources: Sequence[Encoded], size: int | None) -> UInt8[np.ndar
     from rich.console import Console
     from rich.progress import Progress
 
-    # Warning filters belong to the whole process, so they are set here and not in the threads.
+    # Ours is the error. Warning filters belong to the whole process, so this one is not set in threads.
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         shape = (size, size, 3) if size is not None else decode_image(sources[0], None).shape
         images = np.empty((len(sources), *shape), np.uint8)
 
@@ -89,10 +91,14 @@ def open_image(source: Encoded) -> Image.Image:
         return Image.fromarray(source.squeeze()).convert("RGB")
     try:
         with Image.open(source, formats=FORMATS) as image:
+            # The header tells the size; nothing is decoded yet.
+            if image.width * image.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
             return _to_rgb(ImageOps.exif_transpose(image))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise UserError(
-            f"{source} claims more pixels than can safely be decoded: make the image smaller or remove it"
+            f"{source} claims more pixels than can safely be decoded ({MOST_PIXELS:,}): make the image smaller or "
+            "remove it"
         ) from error
     except UnidentifiedImageError as error:
         raise UserError(f"{source} is not an image in one of the formats {', '.join(FORMATS)}: remove it") from error

@@ -1,6 +1,7 @@
 """Images that are decoded on demand: a data set of any size in bounded memory."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from mnemonics_jax.runtime.errors import UserError
 
 _MOST_IN_MEMORY = 4 << 30
 """Most bytes of decoded images, training and test together, that are kept in memory by default."""
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+MEASURED = 1024
+"""Number of streamed images on which the pixel statistics are measured."""
 _CENTRE = 0.875
 _TRIES = 10
 RESIZED_AREA = (0.08, 1.0)
@@ -94,6 +98,12 @@ def as_images(
         stream = size is not None and (len(train) + len(test)) * size * size * 3 > _MOST_IN_MEMORY
     if stream and size is None:
         raise UserError("--data.stream needs one size for all images: give it with --data.image-size")
+    held = min(MEASURED, len(train)) if stream else len(train) + len(test)
+    if size is not None and (needed := held * size * size * 3) > _MEMORY:
+        raise UserError(
+            f"--data.image-size {size}: {held:,} images in memory take {needed / 2**30:,.1f} GiB, and this machine has "
+            f"{_MEMORY / 2**30:,.1f} GiB: choose a smaller size{'' if stream else ', or --data.stream'}"
+        )
     if stream:
         return LazyImages(train, size, config.resized_crop), LazyImages(test, size, config.resized_crop)
     images = decode_images(_Joined(train, test), size)

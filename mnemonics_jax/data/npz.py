@@ -69,7 +69,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {key: _array(path, key, file) for key in (*REQUIRED, "class_names") if key in file.files}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    except zipfile.BadZipFile as error:
+    # NumPy takes a file without its beginning for a pickle, and refuses it by a ValueError.
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
         raise UserError(f"{path} is a damaged .npz file ({error}): write it again") from error
 
 

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +17,10 @@ from jaxtyping import Array, Int, Shaped, UInt8
 from mnemonics_jax.data.decoding import open_image
 from mnemonics_jax.data.lazy_images import LazyImages, resized_crop
 from mnemonics_jax.data.sampling import Order
+from mnemonics_jax.runtime.child_processes import end_with_parent
 from mnemonics_jax.runtime.devices import Devices
 from mnemonics_jax.runtime.errors import UserError
+from mnemonics_jax.runtime.files import cannot_write
 from mnemonics_jax.runtime.random_streams import Key
 
 _PIECE = 32
@@ -60,6 +63,7 @@ class _Batches(Sequence):
         return len(self.indices) - self.first
 
     def __getitem__(self, number: int) -> UInt8[np.ndarray, "column size size 3"]:
+        end_with_parent()
         step = self.first + number
         index = self.indices[step][self.columns]
         images = np.empty((len(index), *self.images.shape[1:]), np.uint8)
@@ -79,12 +83,15 @@ class StreamedStore:
 
     It holds a fixed number of decoded batches, whatever the size of the data set. `workers` processes decode images for
     training. None means half of the cores, at most 16, on machines with 8 or more cores. Threads decode if `workers` is
-    0, on smaller machines, and for evaluation.
+    0, on smaller machines, and for evaluation. Processes find the exemplars in a file in the folder `scratch`, which is
+    created where it does not exist; without one, in a folder of the system's.
     """
 
-    def __init__(self, images: LazyImages, workers: int | None, crops: bool, devices: Devices) -> None:
+    def __init__(
+        self, images: LazyImages, workers: int | None, crops: bool, devices: Devices, scratch: Path | None = None
+    ) -> None:
         self.devices = devices
-        self._images, self._crops = images, crops
+        self._images, self._crops, self._scratch = images, crops, scratch
         self._threads = os.cpu_count() or 1
         automatic = min(self._threads // 2, _MOST_WORKERS) if self._threads >= 8 else 0
         self._workers = automatic if workers is None else workers
@@ -123,11 +130,12 @@ class StreamedStore:
         """Yield chunks of images, see `ImageStore.chunks`. While the device works on one, the next are decoded."""
         columns = self.devices.columns(order.batch)
         seed = tuple(int(part) for part in crop_key) if self._crops and crop_key is not None else None
-        with tempfile.TemporaryDirectory() as folder:
+        with ExitStack() as resources:
             exemplars = self._exemplars
             if self._workers:
-                exemplars = _Exemplars(Path(folder) / "exemplars.npy")
-                np.save(exemplars.path, self._exemplars)
+                exemplars = _Exemplars(self._temporary_folder(resources) / "exemplars.npy")
+                with cannot_write(exemplars.path):
+                    np.save(exemplars.path, self._exemplars)
             batches = _Batches(self._images, exemplars, order, first, columns, seed)
             read = self._read(batches, 1 if self._workers else self._threads, steps, self._workers)
             for start in range(first, len(order), steps):
@@ -136,6 +144,12 @@ class StreamedStore:
                 for step in range(min(steps, len(order) - start)):
                     chunk[step] = next(read)
                 yield self.devices.put_cut(chunk, 1, order.batch)
+
+    def _temporary_folder(self, resources: ExitStack) -> Path:
+        scratch = self._scratch or Path(tempfile.gettempdir())
+        with cannot_write(scratch):
+            scratch.mkdir(exist_ok=True)
+            return Path(resources.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
 
     def _read(self, batches: _Batches, threads: int, ahead: int, workers: int = 0) -> Iterator[np.ndarray]:
         """Return an iterator over the batches in order.

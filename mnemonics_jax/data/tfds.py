@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rich.progress import track
 
 from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.data.dataset import Dataset, class_range, make_dataset
+from mnemonics_jax.data.fingerprint import file_stamps
 from mnemonics_jax.data.lazy_images import as_images
 from mnemonics_jax.data.tfds_prepare import prepare
 from mnemonics_jax.runtime.files import user_cache_folder
@@ -44,12 +46,18 @@ class _Images(Sequence):
 
     source: Sequence[dict]
     rows: Int[np.ndarray, " image"]
+    folder: Path
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "height width channel"]:
         return self.source[int(self.rows[index])]["image"]
+
+    def stamps(self) -> Iterator[bytes]:
+        """Yield the rows, and name, size and time of each file of the data set."""
+        yield self.rows.astype(np.int64).tobytes()
+        yield from file_stamps(sorted(str(path) for path in self.folder.glob("*.array_record*")))
 
 
 def load_tfds(config: DataConfig) -> Dataset:
@@ -84,7 +92,8 @@ def load_tfds(config: DataConfig) -> Dataset:
     for split in ("train", known.test):
         positions = position[_labels(builder, split)]
         rows = np.flatnonzero(positions >= 0)
-        records[split], labels[split] = _Images(builder.as_data_source(split=split), rows), positions[rows]
+        records[split] = _Images(builder.as_data_source(split=split), rows, Path(builder.data_dir))
+        labels[split] = positions[rows]
     train, test = as_images(config, records["train"], records[known.test])
     names = tuple(feature.int2str(int(c)) for c in classes)
     return make_dataset(config.source, (train, labels["train"]), (test, labels[known.test]), names)
@@ -101,13 +110,20 @@ def _labels(builder: object, split: str) -> Int32[np.ndarray, " image"]:
     folder = Path(builder.data_dir)
     stamp = (folder / "dataset_info.json").stat().st_mtime_ns if (folder / "dataset_info.json").exists() else 0
     identity = hashlib.sha256(f"{folder.absolute()} {split} {len(source)} {stamp}".encode()).hexdigest()[:16]
-    path = user_cache_folder("labels") / f"{builder.name}-{split}-{identity}.npy"
-    if path.exists():
-        return np.load(path, allow_pickle=False)
+    path = None
+    with suppress(OSError):
+        path = user_cache_folder("labels") / f"{builder.name}-{split}-{identity}.npy"
+    if path is not None and path.exists():
+        # A damaged file is read again from the data set.
+        with suppress(OSError, ValueError, EOFError):
+            labels = np.load(path, allow_pickle=False)
+            if labels.shape == (len(source),) and labels.dtype == np.int32:
+                return labels
     console = Console(stderr=True)
     rows = track(range(len(source)), f"reading the labels of {builder.name}, {split}", console=console, transient=True)
     labels = np.asarray([source[row]["label"] for row in rows], np.int32)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path is None:
+        return labels
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     with draft.open("wb") as file:
         np.save(file, labels)

@@ -1,6 +1,7 @@
 """`Setup`: what the phases of a run share, checked as a whole before anything is trained."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
@@ -20,6 +21,7 @@ from mnemonics_jax.exemplars.inner import InnerProgram
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.nets import build
 from mnemonics_jax.nets.classifier import Classifier
+from mnemonics_jax.phase.sizes import check_sizes
 from mnemonics_jax.phase.training import TrainProgram
 from mnemonics_jax.runtime.devices import Devices, all_devices
 from mnemonics_jax.runtime.errors import UserError
@@ -92,12 +94,13 @@ class Setup:
         return Samples(self.train_store.with_exemplars(memory.images), indices, self.sample_labels(memory))
 
 
-def make_setup(config: Config, load: data.Load = data.load) -> Setup:
+def make_setup(config: Config, load: data.Load = data.load, scratch: Path | None = None) -> Setup:
     """Load the data and check every setting against it; nothing is trained or compiled yet.
 
     Args:
         config: the configuration of the run.
         load: loads the data set.
+        scratch: a folder for temporary files, which need not exist; without it they are in the system's.
 
     Raises:
         UserError: for anything that would make the run fail later.
@@ -111,6 +114,7 @@ def make_setup(config: Config, load: data.Load = data.load) -> Setup:
             raise UserError(
                 "--exemplars.store float32 and --data.storage packed are two ways of storing exemplars: choose one"
             )
+    check_sizes(config, stream)
     net = build(config.net, dataset.num_classes, config.method.head)
     devices = all_devices()
     devices.check("--train.batch-size", config.train.batch_size)
@@ -124,13 +128,15 @@ def make_setup(config: Config, load: data.Load = data.load) -> Setup:
         stream=stream,
         net=net,
         augmentation=augmentation(config.data, dataset),
-        train_store=_store(config.data, dataset.train_images, devices),
-        test_store=_store(config.data, dataset.test_images, devices),
+        train_store=_store(config.data, dataset.train_images, devices, scratch),
+        test_store=_store(config.data, dataset.test_images, devices, scratch),
         devices=devices,
     )
 
 
-def _store(config: DataConfig, images: UInt8[np.ndarray, "..."] | LazyImages, devices: Devices) -> ImageStore:
+def _store(
+    config: DataConfig, images: UInt8[np.ndarray, "..."] | LazyImages, devices: Devices, scratch: Path | None
+) -> ImageStore:
     if isinstance(images, LazyImages):
-        return StreamedStore(images, config.workers, config.resized_crop, devices)
+        return StreamedStore(images, config.workers, config.resized_crop, devices, scratch)
     return DeviceStore(images, devices)

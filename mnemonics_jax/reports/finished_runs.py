@@ -13,7 +13,7 @@ import numpy as np
 from mnemonics_jax.config.config import flatten
 from mnemonics_jax.reports.figures import Training
 from mnemonics_jax.runs.metrics_log import read_metrics
-from mnemonics_jax.runs.summary import Summary
+from mnemonics_jax.runs.summary import Summary, changed_results
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import read_json
 
@@ -36,21 +36,27 @@ class FinishedRun:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings in config.json by dotted name; empty if the file cannot be read.
+        """The settings in config.json by dotted name; empty if the file cannot be read or has changed since the run.
 
         The names of method and exemplar kind are left out, and all settings of exemplars if the run keeps none.
         """
+        if "config.json" in self._changed:
+            return {}
         try:
             plain = flatten(read_json(self.folder / "config.json"))
         except UserError:
             return {}
-        unused = ("method.name", "exemplars.name" if self.summary["exemplars"] else "exemplars.")
+        unused = ("record.", "method.name", "exemplars.name" if self.summary["exemplars"] else "exemplars.")
         return {name: value for name, value in plain.items() if not name.startswith(unused)}
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
-        """The logged events; empty if there are none to read."""
-        return read_metrics(self.folder / "metrics.jsonl")
+        """The logged events; empty if there are none to read, or others than when the run finished."""
+        return [] if "metrics.jsonl" in self._changed else read_metrics(self.folder / "metrics.jsonl")
+
+    @cached_property
+    def _changed(self) -> set[str]:
+        return changed_results(self.folder)
 
     def named(self, name: str) -> list[dict[str, Any]]:
         """Return the logged events of that name."""
@@ -103,6 +109,8 @@ def find_finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
         found |= {path.resolve(): path for path in paths if path.resolve() not in found}
     runs = []
     for path in found.values():
+        if "summary.json" in changed_results(path.parent):
+            raise UserError(f"{path} has changed since the run: `mnemonics run` writes it again from the checkpoints")
         summary = read_json(path)
         if missing := [key for key in _NEEDED if key not in summary]:
             raise UserError(f"{path} is not the summary of a run: it lacks {', '.join(missing)}; remove the file")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mnemonics_jax.data.lazy_images import LazyImages
@@ -19,7 +18,7 @@ from mnemonics_jax.phase.state import PhaseState, ResumePoint, Stage
 from mnemonics_jax.phase.training import init_training
 from mnemonics_jax.runs.checkpoint import Checkpoint
 from mnemonics_jax.runs.metrics_log import lines_of, read_metrics
-from mnemonics_jax.runtime import kernels, lockstep
+from mnemonics_jax.runs.record import arithmetic, record_of
 from mnemonics_jax.runtime.array_files import restore_arrays, save_arrays
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import locked, write_atomically
@@ -67,7 +66,8 @@ class BaseModelCache:
         loop_state = jax.tree.map(np.asarray, init_training(self._setup.train_program, Variables(**arrays)))
         events = read_metrics(self._model / "metrics.jsonl")
         events.append({"event": EVENT, "phase": 0, "shared": self.name, "seconds": facts["seconds"]})
-        return Checkpoint(ResumePoint(start, Stage.TRAINING, self._steps, loop_state), events, 0.0, 0)
+        point = ResumePoint(start, Stage.TRAINING, self._steps, loop_state)
+        return Checkpoint(point, events, 0.0, 0, record_of(self._setup, begins=True))
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Save `checkpoint` if it is at the end of phase 0's training and there is no good base model yet.
@@ -121,14 +121,8 @@ def fingerprint(setup: Setup) -> dict[str, Any]:
         "head": config.method.head,
         "training": _training(config.method),
         "train": train,
-        "machine": [
-            jax.__version__,
-            jax.default_backend(),
-            jax.devices()[0].device_kind,
-            setup.devices.count,
-            kernels.supports(jnp.zeros(1)),
-            lockstep.num_lanes(),
-        ],
+        "contents": dataset.fingerprint,
+        "arithmetic": arithmetic(setup),
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from mnemonics_jax.phase.setup import Setup
 from mnemonics_jax.phase.state import PhaseState, ResumePoint, Stage, loop_state_like
 from mnemonics_jax.runs.metrics_log import lines_of, read_metrics
+from mnemonics_jax.runs.record import KEY, Record, read_record, record_of
 from mnemonics_jax.runtime.array_files import restore_arrays, save_arrays
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import write_atomically
@@ -29,7 +30,7 @@ _NAME = re.compile(r"\d{4}-\d-[a-z]+(-\d{4}-\d{8})?")
 
 
 class Checkpoint(NamedTuple):
-    """The content of a checkpoint: a resume point, the events logged up to it, and the cost of the run so far.
+    """The content of a checkpoint: a resume point, the events logged up to it, the cost of the run so far, its record.
 
     `seconds` is the time spent in the phase of the resume point. `compilations` is the largest number of programs that
     one process of the run has compiled.
@@ -39,6 +40,7 @@ class Checkpoint(NamedTuple):
     events: list[dict[str, Any]]
     seconds: float
     compilations: int
+    record: Record
 
 
 class CheckpointFolder:
@@ -48,10 +50,11 @@ class CheckpointFolder:
     are kept; older ones are removed.
 
     Only one of several processes `writes`, since the checkpoint is the same in all of them. All processes read it.
+    `check_before` is called before each checkpoint is written; it may raise `UserError`.
     """
 
-    def __init__(self, folder: Path, *, writes: bool = True) -> None:
-        self.folder, self._writes = folder.absolute(), writes
+    def __init__(self, folder: Path, *, writes: bool = True, check_before: Callable[[], None] | None = None) -> None:
+        self.folder, self._writes, self._check_before = folder.absolute(), writes, check_before
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
         self._last: str | None = None
@@ -112,7 +115,7 @@ class CheckpointFolder:
             between_phases: whether to skip the checkpoints inside a phase.
 
         Raises:
-            UserError: when all checkpoints are damaged.
+            UserError: when all checkpoints are damaged; for one of a run with other settings or on other data.
             FormatError: for a checkpoint in another format; it is not skipped, as a damaged one is.
         """
         damages = []
@@ -153,13 +156,21 @@ class CheckpointFolder:
             raise UserError(str(error)) from error
 
     def _restore(self, path: Path, setup: Setup, like: PhaseState) -> Checkpoint:
-        """Read a checkpoint. Raise `CorruptedError` when it is damaged, and `FormatError` for another format."""
+        """Read a checkpoint.
+
+        Raises:
+            CorruptedError: when it is damaged.
+            UserError: when it belongs to a run with other settings or on other data, or is in another format.
+        """
         facts = verify_manifest(path)
+        record = read_record(facts)
+        record_of(setup).check(record, str(path))
         stage, done = Stage(facts["stage"]), facts["done"]
         target = {"state": like._asdict(), "loop_state": loop_state_like(setup, like, stage, done)}
         arrays = restore_arrays(path / "arrays", target)
         resume_point = ResumePoint(PhaseState(**arrays["state"]), stage, done, arrays["loop_state"], facts["part"])
-        return Checkpoint(resume_point, read_metrics(path / "metrics.jsonl"), facts["seconds"], facts["compilations"])
+        events = read_metrics(path / "metrics.jsonl")
+        return Checkpoint(resume_point, events, facts["seconds"], facts["compilations"], record)
 
     def _finished(self) -> list[Path]:
         """Return the paths of all finished checkpoints, from the oldest resume point to the newest."""
@@ -167,6 +178,8 @@ class CheckpointFolder:
 
     def _write(self, checkpoint: Checkpoint, arrays: dict[str, Any]) -> None:
         """Write a checkpoint and remove old ones. Raise `UserError` when that fails."""
+        if self._check_before:
+            self._check_before()
         resume_point = checkpoint.resume_point
         path = self.folder / resume_point.name
         facts = {
@@ -176,6 +189,7 @@ class CheckpointFolder:
             "done": resume_point.done,
             "seconds": checkpoint.seconds,
             "compilations": checkpoint.compilations,
+            KEY: checkpoint.record.to_dict(),
         }
         try:
             while self._damaged:

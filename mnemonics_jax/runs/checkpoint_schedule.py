@@ -12,6 +12,7 @@ from mnemonics_jax.runs.metrics_log import MetricsLog, NullLog
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import num_compilations
 from mnemonics_jax.runtime.finite import all_finite
+from mnemonics_jax.runtime.signals import uninterrupted
 
 
 class CheckpointSchedule:
@@ -57,16 +58,18 @@ class CheckpointSchedule:
 
     def save_last(self) -> Path | None:
         """Save the last resume point if it is not saved yet, wait for it, and return the newest checkpoint's path."""
-        with self._lock:
+        with uninterrupted(), self._lock:
             if self._last is not self._last_saved:
                 self._save()
             self._checkpoints.wait()
             return self._checkpoints.last
 
     def _record(self, resume_point: ResumePoint, save: bool) -> None:
-        with self._lock:
+        with uninterrupted(), self._lock:
             self._checkpoints.check()
-            self._last = Checkpoint(resume_point, list(self._metrics_log.events), **self.facts())
+            self._last = Checkpoint(
+                resume_point, list(self._metrics_log.events), **self.facts(), record=self._last.record
+            )
             if save:
                 self._save()
 

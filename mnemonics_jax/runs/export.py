@@ -1,6 +1,5 @@
 """A run's exemplars and model as files that other programs can read."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,11 @@ from mnemonics_jax.phase.state import PhaseState, initial_state
 from mnemonics_jax.runs.checkpoint import CheckpointFolder
 from mnemonics_jax.runs.model import write_model
 from mnemonics_jax.runtime.errors import UserError
-from mnemonics_jax.runtime.files import cannot_write
+from mnemonics_jax.runtime.files import cannot_write, check_local
 from mnemonics_jax.runtime.folders import atomic_folder
+
+_MOST_BYTES = 200
+"""Most bytes of a folder's name; file systems have room for 255."""
 
 
 def export(run: Path, to: Path, warn: Callable[[str], None]) -> None:
@@ -30,6 +32,7 @@ def export(run: Path, to: Path, warn: Callable[[str], None]) -> None:
     Raises:
         UserError: when `to` exists, when no phase is finished, and when the run or its data cannot be read.
     """
+    check_local("--to", to)
     if to.exists():
         raise UserError(f"{to} exists already: name another folder with --to, or remove it")
     setup = make_setup(read_config(run / "config.json"))
@@ -78,8 +81,14 @@ def _write_images(
     to: Path,
 ) -> None:
     """Write each image as a PNG file into the folder of its class, numbered from 0."""
+    taken: set[str] = set()
     for label, name in enumerate(names):
-        folder = to / folder_name(name)
+        encoded = folder_name(name)
+        # Two classes may have one name, or names that differ behind what a folder's name has room for.
+        if encoded in taken:
+            encoded += f"%{label}"
+        taken.add(encoded)
+        folder = to / encoded
         folder.mkdir(parents=True)
         for number, image in enumerate(images[labels == label]):
             Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{number:05}.png")
@@ -88,7 +97,13 @@ def _write_images(
 def folder_name(name: str) -> str:
     """Return a class's name as a folder's name, with unsafe characters and a leading dot percent-encoded.
 
-    Class names come from files, so "../x" must not leave the folder, and two names must not become the same folder.
+    Class names come from files, so "../x" must not leave the folder. The end of a name that is too long for a file
+    system is left out.
     """
-    encoded = re.sub(r"[^\w +.,()-]", lambda found: "".join(f"%{byte:02X}" for byte in os.fsencode(found[0])), name)
-    return "%2E" + encoded[1:] if encoded.startswith(".") else encoded or "%"
+
+    def percent(found: re.Match) -> str:
+        return "".join(f"%{byte:02X}" for byte in found[0].encode(errors="surrogatepass"))
+
+    encoded = re.sub(r"[^\w +.,()-]", percent, name)
+    encoded = "%2E" + encoded[1:] if encoded.startswith(".") else encoded or "%"
+    return encoded.encode()[:_MOST_BYTES].decode(errors="ignore")

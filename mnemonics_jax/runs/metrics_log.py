@@ -1,7 +1,6 @@
 """The log of a run: metrics.jsonl with one line for each event, and TensorBoard events of the same values."""
 
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,18 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
-from mnemonics_jax.runtime.files import cannot_write, write_atomically
+from mnemonics_jax.runtime.files import cannot_write, remove, write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a metrics.jsonl, up to the first broken line; none when the file does not exist."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    """Return the events of a metrics.jsonl, up to the first broken line; none when the file cannot be read."""
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+    # A run beside may have removed it since.
+    except OSError:
+        return []
     events = []
-    for line in lines:
+    for line in content.splitlines():
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):
@@ -42,9 +45,10 @@ class MetricsLog:
         self.events = list(events)
         with cannot_write(self._path):
             write_atomically(self._path, lines_of(events))
-            self._file = self._path.open("a")
-            shutil.rmtree(out / "tensorboard", ignore_errors=True)
-            (out / "tensorboard").mkdir()
+            self._file = self._path.open("a", encoding="utf-8")
+            (out / "tensorboard").mkdir(exist_ok=True)
+            for path in (out / "tensorboard").glob("events.out.tfevents.*"):
+                remove(path)
             # Not SummaryWriter: it writes in a thread of its own, which a full disk would end without an error.
             self._board = EventsWriter(str(out / "tensorboard" / "events"))
             for event in events:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-STOPPED = 75
-"""Exit status of a run that was saved and ended on SIGTERM: "try again later" in sysexits.h."""
+from mnemonics_jax.runtime.signals import STOPPED, has_own_sigterm_handler, stop_reason
 
 _leaves: list[Callable[[], str]] = []
 """The functions to call on SIGTERM for the runs in threads other than the main one."""
@@ -31,20 +30,20 @@ def on_sigterm(leave: Callable[[], str]) -> Iterator[None]:
         finally:
             _leaves.remove(leave)
         return
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if has_own_sigterm_handler():
         yield
         return
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     # C code writes the signal's number to the socket at once; Python's handler only has to exist.
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: None)
     thread = threading.Thread(target=_listen, args=(ours, leave), name="sigterm", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, handler)
         signal.set_wakeup_fd(before)
         theirs.close()
         thread.join()
@@ -65,8 +64,8 @@ def _leave_all(leaves: list[Callable[[], str]]) -> str:
             messages[leave()] = None
         # Save the other runs all the same.
         except Exception as error:
-            messages[f"stopped by SIGTERM; saving failed: {error}"] = None
-    return "\nmnemonics: ".join(messages) or "stopped by SIGTERM"
+            messages[f"{stop_reason()}; saving failed: {error}"] = None
+    return "\nmnemonics: ".join(messages) or stop_reason()
 
 
 def _listen(ours: socket.socket, leave: Callable[[], str]) -> None:
@@ -76,6 +75,6 @@ def _listen(ours: socket.socket, leave: Callable[[], str]) -> None:
                 message = leave()
             # The process has to exit now, whatever went wrong.
             except BaseException as error:
-                message = f"stopped by SIGTERM; saving failed: {error}"
+                message = f"{stop_reason()}; saving failed: {error}"
             print(f"mnemonics: {message}", file=sys.stderr, flush=True)
             os._exit(STOPPED)

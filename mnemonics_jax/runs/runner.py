@@ -1,5 +1,6 @@
 """A whole run in a folder: the loop over phases, its files, its checkpoints, and how it resumes."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,17 +19,20 @@ from mnemonics_jax.runs.base_model_cache import BaseModelCache
 from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
 from mnemonics_jax.runs.checkpoint_schedule import CheckpointSchedule
 from mnemonics_jax.runs.facts import planned_steps, run_facts
-from mnemonics_jax.runs.folder import claim_folder, with_recorded
+from mnemonics_jax.runs.folder import SCRATCH, claim_folder, with_recorded
 from mnemonics_jax.runs.metrics_log import MetricsLog, NullLog
 from mnemonics_jax.runs.preemption import on_sigterm
+from mnemonics_jax.runs.record import Record, arithmetic, read_record, record_of
 from mnemonics_jax.runs.save_config import SaveConfig
-from mnemonics_jax.runs.summary import summarise
+from mnemonics_jax.runs.summary import read_summary, summarise, write_summary
 from mnemonics_jax.runtime import lockstep
 from mnemonics_jax.runtime.distributed import broadcast_from_primary, is_primary, require_agreement
 from mnemonics_jax.runtime.errors import NumbersError, UserError
-from mnemonics_jax.runtime.files import cannot_write, locked, read_json, write_json
+from mnemonics_jax.runtime.files import locked, remove
+from mnemonics_jax.runtime.folders import FormatError
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.runtime.settings import check_ranges
+from mnemonics_jax.runtime.signals import stop_reason
 
 
 class _RunCallbacks:
@@ -70,18 +74,15 @@ def run_in_folder(
     """
     save = save or SaveConfig()
     with ExitStack() as resources:
-        setup = _common_setup(config, out, save, resources, load)
-        if (summary := finished(out, display)) is not None:
+        setup, check_still_there = _common_setup(config, out, save, resources, load)
+        record = record_of(setup, begins=True)
+        if (summary := finished(out, display, record)) is not None:
             return summary
-        if not display.many_runs:
-            display.header(run_facts(setup, out))
-        display.plan(planned_steps(setup))
-        if setup.group_classes is not None:
-            display.note(
-                f"exemplars are learned in groups of {setup.group_classes} classes (--exemplars.group-classes)"
-            )
-        checkpoints = resources.enter_context(CheckpointFolder(out / "checkpoints", writes=is_primary()))
-        start = _starting_checkpoint(setup, checkpoints, display)
+        _show_plan(setup, out, display)
+        checkpoints = resources.enter_context(
+            CheckpointFolder(out / "checkpoints", writes=is_primary(), check_before=check_still_there)
+        )
+        start = _starting_checkpoint(setup, checkpoints, display, record)
         if start.resume_point.done or start.resume_point.state.phase:
             display.note(f"going on {start.resume_point.describe()} of {out}")
         cache = None
@@ -90,47 +91,81 @@ def run_in_folder(
             start = _from_base_model(cache, start, display)
         metrics_log = MetricsLog(out, start.events) if is_primary() else NullLog()
         schedule = CheckpointSchedule(save, checkpoints, metrics_log, start, cache)
-
-        with on_sigterm(partial(_leave, schedule, display)):
-            try:
-                state = _phases(setup, start.resume_point, schedule, metrics_log, display)
-            except KeyboardInterrupt:
-                schedule.save_last()
-                raise
-            finally:
-                metrics_log.close()
-            checkpoints.wait()
+        state = _saved_phases(setup, start.resume_point, schedule, metrics_log, display)
         if is_primary():
-            with cannot_write(out / "summary.json"):
-                write_json(out / "summary.json", summarise(setup, state, metrics_log.events))
+            check_still_there()
+            write_summary(out, summarise(setup, state, metrics_log.events, start.record))
         require_agreement({})
-        return read_json(out / "summary.json")
+        return read_summary(out)
+
+
+def _show_plan(setup: Setup, out: Path, display: Display) -> None:
+    """Show what the run computes, from what, and with how many steps."""
+    if not display.many_runs:
+        display.header(run_facts(setup, out))
+    display.plan(planned_steps(setup))
+    if setup.group_classes is not None:
+        display.note(f"exemplars are learned in groups of {setup.group_classes} classes (--exemplars.group-classes)")
+
+
+def _saved_phases(
+    setup: Setup,
+    resume_point: ResumePoint,
+    schedule: CheckpointSchedule,
+    metrics_log: MetricsLog | NullLog,
+    display: Display,
+) -> PhaseState:
+    """Run the phases from `resume_point` on, and save the last point, also on SIGTERM and Ctrl-C."""
+    with on_sigterm(partial(_leave, schedule, display)):
+        try:
+            state = _phases(setup, resume_point, schedule, metrics_log, display)
+        except KeyboardInterrupt:
+            schedule.save_last()
+            raise
+        finally:
+            metrics_log.close()
+        schedule.save_last()
+    return state
 
 
 def _leave(schedule: CheckpointSchedule, display: Display) -> str:
     """Save the last point of a run and return the message that it ends with."""
     display.stop()
     path = schedule.save_last()
-    return f"stopped by SIGTERM; the same command goes on from {path.name if path else 'the start'}"
+    return f"{stop_reason()}; the same command goes on from {path.name if path else 'the start'}"
 
 
-def _common_setup(config: Config, out: Path, save: SaveConfig, resources: ExitStack, load: data.Load) -> Setup:
-    """Return the run's setup, once all processes have the same configuration and the primary has locked the folder."""
+def _common_setup(
+    config: Config, out: Path, save: SaveConfig, resources: ExitStack, load: data.Load
+) -> tuple[Setup, Callable[[], None]]:
+    """Return the run's setup, once all processes have the same one and the primary has locked the folder.
+
+    Return also a function that raises `UserError` where the primary's folder has been removed or replaced since.
+    """
     problem, setup = "", None
+    shared: dict[str, Any] = {}
+
+    def check_still_there() -> None:
+        pass
+
     try:
         check_ranges(save, "save.")
         asked, config = config, with_recorded(out, config)
-        setup = make_setup(config, load)
+        setup = make_setup(config, load, out / SCRATCH)
         if config != asked:
             _check_recorded_size(setup, out)
         config = setup.config
         if is_primary():
-            resources.enter_context(locked(out))
-            claim_folder(out, config)
+            check_still_there = resources.enter_context(locked(out))
+            claim_folder(out, config, record_of(setup, begins=True))
+            # What a killed process has left.
+            remove(out / SCRATCH)
+            resources.callback(remove, out / SCRATCH)
+        shared = setup.stream.dataset.fingerprint
     except UserError as error:
         problem = str(error)
-    require_agreement(flatten(config.to_dict()), problem)
-    return setup
+    require_agreement(flatten({**config.to_dict(), "contents": shared}), problem)
+    return setup, check_still_there
 
 
 def _check_recorded_size(setup: Setup, out: Path) -> None:
@@ -152,8 +187,12 @@ def _check_recorded_size(setup: Setup, out: Path) -> None:
         )
 
 
-def _starting_checkpoint(setup: Setup, checkpoints: CheckpointFolder, display: Display) -> Checkpoint:
-    """Return, in every process, the newest checkpoint that is good for the primary, or the start of the run."""
+def _starting_checkpoint(setup: Setup, checkpoints: CheckpointFolder, display: Display, record: Record) -> Checkpoint:
+    """Return, in every process, the newest checkpoint that is good for the primary, or the start of the run.
+
+    `record` is that of a run that begins now. Where a run goes on with another arithmetic, the checkpoint's record says
+    so, and the user is told.
+    """
     state = initial_state(setup)
     checkpoint, problem = None, ""
     try:
@@ -164,13 +203,20 @@ def _starting_checkpoint(setup: Setup, checkpoints: CheckpointFolder, display: D
     require_agreement({}, problem)
     name = broadcast_from_primary(checkpoint.resume_point.name if checkpoint else "")
     if not name:
-        return Checkpoint(ResumePoint(state), [], 0.0, 0)
+        return Checkpoint(ResumePoint(state), [], 0.0, 0, record)
     try:
         checkpoint = checkpoint or checkpoints.named(name, setup, state)
     except UserError as error:
         problem = str(error)
     require_agreement({}, problem)
-    return checkpoint
+    now = arithmetic(setup)
+    if changes := checkpoint.record.changes(now):
+        listed = ", ".join(f"{name} {before} → {after}" for name, (before, after) in changes.items())
+        display.warn(
+            f"this run computed with something else until now ({listed}), so it can end with other numbers than an "
+            "uninterrupted one; its summary.json will say so"
+        )
+    return checkpoint._replace(record=checkpoint.record.continued(now, name))
 
 
 def _from_base_model(cache: BaseModelCache, start: Checkpoint, display: Display) -> Checkpoint:
@@ -182,16 +228,25 @@ def _from_base_model(cache: BaseModelCache, start: Checkpoint, display: Display)
     return shared
 
 
-def finished(out: Path, display: Display) -> dict[str, Any] | None:
-    """Return the summary of the run in `out`, or None when it is not finished or the summary is damaged."""
+def finished(out: Path, display: Display, record: Record | None = None) -> dict[str, Any] | None:
+    """Return the summary of the run in `out`, or None when it is not finished or the summary is damaged.
+
+    Raises:
+        UserError: when the summary is that of a run with other settings or on other data than `record` says.
+    """
     path = out / "summary.json"
-    try:
-        summary = read_json(path) if path.exists() else None
-    except UserError:
-        display.warn(f"{path} is damaged; it is written again from the last checkpoint")
+    if not path.exists():
         return None
-    if summary:
-        display.note(f"{out} is finished; this is its summary")
+    try:
+        summary = read_summary(out)
+    except FormatError:
+        raise
+    except UserError as error:
+        display.warn(f"{error}; it is written again from the last checkpoint")
+        return None
+    if record is not None:
+        record.check(read_record(summary), str(path))
+    display.note(f"{out} is finished; this is its summary")
     return summary
 
 

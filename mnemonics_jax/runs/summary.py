@@ -1,5 +1,6 @@
 """summary.json: the results of a finished run."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,13 +9,18 @@ from mnemonics_jax.phase.evaluation import accuracies
 from mnemonics_jax.phase.setup import Setup
 from mnemonics_jax.phase.state import PhaseState
 from mnemonics_jax.runs.base_model_cache import EVENT as BASE_MODEL
+from mnemonics_jax.runs.record import KEY, Record
+from mnemonics_jax.runtime.errors import UserError
+from mnemonics_jax.runtime.files import cannot_write, read_json, write_json
+from mnemonics_jax.runtime.folders import CorruptedError, FormatError, changed_files, write_manifest
 
 Summary = dict[str, Any]
 """The content of a summary.json."""
+_RESULTS = ("config.json", "metrics.jsonl", "summary.json")
 
 
-def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of summary.json for a run that ended with `state` and logged `events`.
+def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]], record: Record) -> Summary:
+    """Return the content of summary.json for a run with that `record` that ended with `state` and logged `events`.
 
     Accuracies are percentages, floats from 0 to 100. `accuracy_matrix[i][g]` is the accuracy after phase i on the
     classes of phase g; it is None for g > i. `forgetting` is that of the base classes, `average_forgetting` and
@@ -61,4 +67,44 @@ def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]]) -> 
         "backend": jax.default_backend(),
         "devices": setup.devices.count,
         "precision": setup.net.dtype or "float32",
+        KEY: record.to_dict(),
     }
+
+
+def write_summary(out: Path, summary: Summary) -> None:
+    """Write summary.json into the folder of a finished run, and a manifest of the files that hold its results.
+
+    Raises:
+        UserError: when a file cannot be written.
+    """
+    with cannot_write(out / "summary.json"):
+        write_json(out / "summary.json", summary)
+        write_manifest(out, {}, _RESULTS)
+
+
+def read_summary(out: Path) -> Summary:
+    """Return the summary of the finished run in `out`.
+
+    Raises:
+        UserError: names a file with results that is not as `write_summary` has left it.
+    """
+    try:
+        changed = changed_files(out)
+    except CorruptedError:
+        changed = {"manifest.json"}
+    if changed:
+        raise UserError(f"{', '.join(str(out / name) for name in sorted(changed))} is damaged")
+    return read_json(out / "summary.json")
+
+
+def changed_results(out: Path) -> set[str]:
+    """Return which of config.json, metrics.jsonl and summary.json have changed since the run in `out` finished.
+
+    All count as unchanged when there is no manifest, and all as changed when it is damaged.
+    """
+    if not (out / "manifest.json").exists():
+        return set()
+    try:
+        return changed_files(out)
+    except (CorruptedError, FormatError):
+        return {*_RESULTS}

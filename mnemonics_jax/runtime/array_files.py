@@ -1,6 +1,10 @@
 """Trees of arrays on disk, written and read by Orbax, by one process on its own."""
 
+import glob
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +24,13 @@ def save_arrays(folder: Path, arrays: Any) -> None:
     Raises:
         OSError: when the arrays cannot be written.
     """
+    # Where Orbax cannot create a folder, a thread of it keeps the process from ending for minutes.
+    folder.parent.mkdir(parents=True, exist_ok=True)
     # Host arrays, since each of several processes would write only a share of an array on their devices.
     arrays = jax.tree.map(np.asarray, arrays)
     try:
-        with _saving, _checkpointer() as orbax:
-            orbax.save(folder.absolute(), arrays)
+        with _saving, _without_wildcards(folder) as path, _checkpointer() as orbax:
+            orbax.save(path, arrays)
             orbax.wait_until_finished()
     # On a full disk Orbax raises ValueError, OSError or an error of JAX, depending on the file.
     except Exception as error:
@@ -38,11 +44,25 @@ def restore_arrays(folder: Path, like: Any) -> Any:
         CorruptedError: when `folder` holds no such tree.
     """
     try:
-        with _checkpointer() as orbax:
-            return jax.tree.map(np.asarray, orbax.restore(folder.absolute(), like))
-    # Orbax raises many kinds of errors here.
+        with _without_wildcards(folder) as path, _checkpointer() as orbax:
+            return jax.tree.map(np.asarray, orbax.restore(path, like))
+    # Orbax raises many kinds of errors here, some of them over pages.
     except Exception as error:
-        raise CorruptedError(f"{folder} does not hold the arrays that are expected ({error})") from error
+        why = str(error).partition("\n")[0][:200]
+        raise CorruptedError(f"{folder} does not hold the arrays that are expected ({why})") from error
+
+
+@contextmanager
+def _without_wildcards(folder: Path) -> Iterator[Path]:
+    """Yield a path of `folder` without *, ? and [: Orbax takes a path for a pattern, and finds nothing by `a[1]`."""
+    folder = folder.absolute()
+    if not glob.has_magic(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "parent"
+        link.symlink_to(folder.parent, target_is_directory=True)
+        yield link / folder.name
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:

@@ -1,6 +1,7 @@
 """XLA's persistent compilation cache, and a count of compiled programs that includes those read from the cache."""
 
 import gc
+import logging
 import os
 from pathlib import Path
 
@@ -44,10 +45,16 @@ def is_compiling() -> bool:
 def use_persistent_cache() -> None:
     """Store compiled programs for later processes, in JAX_COMPILATION_CACHE_DIR or the user's cache folder.
 
-    Programs that compile in less than JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS (default: 0.2) are not stored.
+    Programs that compile in less than JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS (default: 0.2) are not stored. Without
+    a cache folder that only this user can write to, nothing is stored, and a warning says why.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(user_cache_folder("xla")))
+        try:
+            folder = user_cache_folder("xla")
+        except OSError as error:
+            logging.getLogger(__name__).warning("compiled programs are not kept for later processes: %s", error)
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.lazy import jax
+from mnemonics_jax.runtime.peers import watch_peers
 from mnemonics_jax.runtime.settings import check_ranges
 
 _PAGE = 4096
@@ -82,6 +83,8 @@ def connect(cluster: Cluster) -> None:
         raise UserError(
             f"--distributed: the processes cannot connect ({error}): give --coordinator, --processes and --process-id"
         ) from error
+    host = cluster.coordinator.rpartition(":")[0].strip("[]") if cluster.coordinator else socket.gethostname()
+    watch_peers(jax.process_index(), jax.process_count(), broadcast_from_primary, host, cluster.connect_timeout)
 
 
 def _await(address: str, seconds: int) -> None:

@@ -1,11 +1,18 @@
 """The exceptions that end a run: a mistake by the user, or a number that is not finite."""
 
 import difflib
+import io
 import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+
+from mnemonics_jax.runtime import peers
+from mnemonics_jax.runtime.signals import STOPPED, sigterm_status
+
+_NOTICED_WITHIN = 2.0
+"""Seconds in which the end of another process is noticed, even when an error that it causes comes first."""
 
 
 class UserError(Exception):
@@ -64,20 +71,36 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
 def exit_status(name: str) -> Iterator[None]:
     """Turn an exception of the program `name` into one line on stderr and an exit status.
 
-    The status is 2 for `UserError`, 3 for `NumbersError` and `RunsFailedError`, and 130 for Ctrl-C.
+    The status is 2 for `UserError` and for settings that need more memory than there is, 3 for `NumbersError` and
+    `RunsFailedError`, 75 for SIGTERM and where another process of the run is gone, and 130 for Ctrl-C. Characters that
+    a terminal does not have become question marks.
     """
     # We turn errors of Orbax into our own; absl would print each with its traceback first.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        yield
+        with sigterm_status(name):
+            yield
     except UserError as error:
         _fail(name, str(error), 2)
     except (NumbersError, RunsFailedError) as error:
         _fail(name, str(error), 3)
+    except Exception as error:
+        # What JAX raises where another process of the run is gone says little.
+        if lost := peers.lost_peer(_NOTICED_WITHIN):
+            _fail(name, f"{lost}; the same command in all processes goes on from the last checkpoint", STOPPED)
+        # JAX raises an error of its own, with the figures in the first line.
+        if not isinstance(error, MemoryError) and not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        why = str(error).partition("\n")[0][:200]
+        _fail(name, f"the memory is not enough for these settings ({why}): make batches, chunks or images smaller", 2)
     except KeyboardInterrupt:
         _fail(name, "interrupted; the same command goes on from the last checkpoint", 130)
 
 
 def _fail(name: str, message: str, status: int) -> None:
     print(f"{name}: {message}", file=sys.stderr)
+    peers.leave(status)
     sys.exit(status)

@@ -8,15 +8,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mnemonics_jax.runtime.errors import UserError
-from mnemonics_jax.runtime.files import write_json
+from mnemonics_jax.runtime.files import remove, write_json
 
-FORMAT = 2
+FORMAT = 3
 """Format number in every manifest. Increase it with each change to the names or the content of these folders."""
 _MANIFEST = "manifest.json"
 _DRAFT = ".part"
@@ -43,13 +43,13 @@ def atomic_folder(folder: Path, facts: dict[str, Any] | None = None, *, replace:
         OSError: when a file cannot be written, and when `folder` exists and `replace` is false.
     """
     draft = folder.with_name(folder.name + _DRAFT)
-    shutil.rmtree(draft, ignore_errors=True)
+    remove(draft)
     draft.mkdir(parents=True)
     try:
         yield draft
         if facts is not None:
             write_manifest(draft, facts)
-        if replace and folder.exists():
+        if replace and os.path.lexists(folder):
             remove_folder(folder)
         draft.rename(folder)
     except BaseException:
@@ -58,25 +58,29 @@ def atomic_folder(folder: Path, facts: dict[str, Any] | None = None, *, replace:
 
 
 def remove_folder(folder: Path) -> None:
-    """Rename `folder` to a draft and remove it: after a crash the rest counts as never finished, not as damaged."""
+    """Rename `folder` to a draft and remove it: after a crash the rest counts as never finished, not as damaged.
+
+    A file in its place is removed too.
+    """
     old = folder.with_name(f"{folder.name}.old{_DRAFT}")
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
     folder.rename(old)
-    shutil.rmtree(old)
+    remove(old)
 
 
 def remove_drafts(parent: Path) -> None:
     """Remove the drafts that crashes have left in `parent`."""
     for path in parent.glob("*" + _DRAFT):
-        shutil.rmtree(path)
+        remove(path)
 
 
-def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
-    """Write manifest.json: `FORMAT`, `facts`, size and SHA-256 of every file in `folder`, and a checksum of all these.
+def write_manifest(folder: Path, facts: dict[str, Any], names: Sequence[str] | None = None) -> None:
+    """Write manifest.json: `FORMAT`, `facts`, size and SHA-256 of files in `folder`, and a checksum of all these.
 
-    `facts` are plain JSON values.
+    `facts` are plain JSON values. `names` are the files; without them it has every file in and below `folder`.
     """
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    if names is None:
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     content = {"format": FORMAT, "facts": facts, "files": {name: _measure(folder / name) for name in names}}
     write_json(folder / _MANIFEST, {**content, "checksum": _checksum(content)})
 
@@ -88,7 +92,29 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
         CorruptedError: for the first file that differs.
         FormatError: for a folder in another format.
     """
+    content = _read_manifest(folder)
+    for name in content["files"]:
+        if difference := _difference(folder, name, content):
+            raise CorruptedError(difference)
+    return content["facts"]
+
+
+def changed_files(folder: Path) -> set[str]:
+    """Return the names of the files that differ from the folder's manifest.
+
+    Raises:
+        CorruptedError: when the manifest itself is damaged.
+        FormatError: for a folder in another format.
+    """
+    content = _read_manifest(folder)
+    return {name for name in content["files"] if _difference(folder, name, content)}
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / _MANIFEST
+    # Reading a pipe would wait for ever.
+    if path.exists() and not path.is_file():
+        raise CorruptedError(f"{path} is not a file")
     try:
         content = json.loads(path.read_bytes())
         checksum = content.pop("checksum")
@@ -99,16 +125,21 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
     _check_format(folder, content, checksum)
     if checksum != _checksum(content):
         raise CorruptedError(f"{path} is damaged")
-    for name, (size, digest) in content["files"].items():
-        try:
-            found, found_digest = _measure(folder / name)
-        except OSError as error:
-            raise CorruptedError(f"{folder / name} cannot be read ({error.strerror})") from error
-        if found != size:
-            raise CorruptedError(f"{folder / name} has {found} bytes instead of {size}")
-        if found_digest != digest:
-            raise CorruptedError(f"{folder / name} has changed bytes")
-    return content["facts"]
+    return content
+
+
+def _difference(folder: Path, name: str, manifest: dict[str, Any]) -> str:
+    """Return how a file differs from the manifest, or nothing where it does not."""
+    path, (size, digest) = folder / name, manifest["files"][name]
+    if path.exists() and not path.is_file():
+        return f"{path} is not a file"
+    try:
+        found, found_digest = _measure(path)
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    if found != size:
+        return f"{path} has {found} bytes instead of {size}"
+    return f"{path} has changed bytes" if found_digest != digest else ""
 
 
 def _check_format(folder: Path, content: dict[str, Any], checksum: Any) -> None:

@@ -9,9 +9,8 @@ from mnemonics_jax.config.config import Config
 from mnemonics_jax.methods import METHODS
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.summary import Summary
-from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.progress import Display
-from mnemonics_jax.sweeps.job import Job
+from mnemonics_jax.sweeps.job import Job, check_seeds
 from mnemonics_jax.sweeps.jobs import run_jobs
 
 Arm = tuple[str, str]
@@ -55,8 +54,7 @@ def comparison_jobs(arms: Mapping[Arm, Config], seeds: int) -> list[Job]:
     Raises:
         UserError: for a number of seeds below 1.
     """
-    if seeds < 1:
-        raise UserError(f"--seeds {seeds}: give at least 1")
+    check_seeds("--seeds", seeds)
     found: dict[str, Config] = {}
     for (method, kind), config in arms.items():
         found.setdefault(f"{method}-{kind}" if METHODS[method].uses_memory else method, config)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 from mnemonics_jax.config.config import Config
+from mnemonics_jax.runtime.errors import UserError
+
+_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -11,3 +14,9 @@ class Job:
 
     name: str
     config: Config
+
+
+def check_seeds(flag: str, seeds: int) -> None:
+    """Raise `UserError` when `seeds`, the value of `flag`, is no number of class orders that anybody runs."""
+    if not 1 <= seeds <= _MOST_SEEDS:
+        raise UserError(f"{flag} {seeds}: give at least 1 and at most {_MOST_SEEDS}")

@@ -11,6 +11,7 @@ from mnemonics_jax import data
 from mnemonics_jax.phase.setup import make_setup
 from mnemonics_jax.runs.facts import data_facts
 from mnemonics_jax.runs.folder import check_folder, with_recorded
+from mnemonics_jax.runs.record import Record, configuration_hash
 from mnemonics_jax.runs.runner import finished, run_in_folder
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import release_programs
@@ -120,12 +121,14 @@ def run_jobs(
             display.begin(titles[job.name])
             start(job, display)
     display.begin("")
-    # Concurrent runs end in any order.
-    names = [job.name for job in jobs]
-    done, failed = ({name: found[name] for name in names if name in found} for found in (summaries, failures))
-    outcome = Outcome(done, failed)
+    outcome = Outcome(*(_in_order(jobs, found) for found in (summaries, failures)))
     outcome.warn_of_failures(display)
     return outcome
+
+
+def _in_order(jobs: Sequence[Job], found: dict[str, Any]) -> dict[str, Any]:
+    """Return what was found by job name in order of the jobs: concurrent ones end in any order."""
+    return {job.name: found[job.name] for job in jobs if job.name in found}
 
 
 def _show_header(jobs: Sequence[Job], out: Path, display: Display, load: data.Load) -> None:
@@ -210,9 +213,13 @@ def check(jobs: Sequence[Job], out: Path, save: SaveConfig, load: data.Load) -> 
             )
         names.add(job.name)
         try:
-            check_folder(out / job.name, job.config)
-            if not (out / job.name / "summary.json").exists():
-                make_setup(with_recorded(out / job.name, job.config), load)
+            folder = out / job.name
+            check_folder(folder, job.config)
+            config = with_recorded(folder, job.config)
+            if not (folder / "summary.json").exists():
+                make_setup(config, load)
+            # A finished run too has to be on the data that are there now.
+            check_folder(folder, config, Record(configuration_hash(config), load(config.data).fingerprint))
         except UserError as error:
             raise UserError(f"{job.name}: {error}") from error
     make_folder(out)

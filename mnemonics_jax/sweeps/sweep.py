@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mnemonics_jax.config.parsing import has, override, pairs
 from mnemonics_jax.config.presets import make_config
 from mnemonics_jax.runtime.errors import UserError
-from mnemonics_jax.sweeps.job import Job
+from mnemonics_jax.sweeps.job import Job, check_seeds
 
 Settings = dict[str, str]
 
@@ -59,8 +59,7 @@ class Sweep:
         Raises:
             UserError: for a number of seeds below 1, and for settings that do not exist or are out of range.
         """
-        if self.seeds < 1:
-            raise UserError(f"--seeds {self.seeds}: give at least 1")
+        check_seeds("--seeds", self.seeds)
         found: dict[str, Job] = {}
         for seed, point, kind in itertools.product(range(self.seeds), self.points(), self._kinds()):
             job = self.job(point, kind, seed)

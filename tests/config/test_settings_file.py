@@ -43,7 +43,7 @@ def write(path, text):
 
 def test_the_config_of_a_run_runs_what_was_run(planned, tmp_path):
     config = override(make_config("digits", "bic", "mnemonics", "paper"), {"train.epochs": "3", "seed": "4"})
-    path = write(tmp_path / "config.json", json.dumps(config.to_dict()))
+    path = write(tmp_path / "config.json", json.dumps({**config.to_dict(), "record": {"configuration": "abc"}}))
     assert planned("run", "--config", path) == config
     again = write(tmp_path / "again.yaml", yaml.safe_dump(json.loads(json.dumps(config.to_dict()))))
     assert planned("run", "--config", again) == config

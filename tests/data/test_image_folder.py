@@ -277,6 +277,22 @@ def test_bad_folders_are_explained(tmp_path, spoil, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("sides", "refused"), [((9_459, 9_459), False), ((9_460, 9_460), True)])
+def test_in_memory_and_streamed_images_have_one_limit_before_they_are_decoded(tmp_path, stream, sides, refused):
+    root = make_folder(tmp_path)
+    (root / "train" / "bee" / "1.png").write_bytes(huge_png(*sides))
+    # The smaller one passes the limit, and has no pixels.
+    with pytest.raises(UserError, match="claims more pixels" if refused else "cannot be decoded"):
+        load_folder(root, image_size=8, stream=stream)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_images_scaled_beyond_memory_are_refused(tmp_path, stream):
+    with pytest.raises(UserError, match=r"--data\.image-size 4000000000: .* GiB, and this machine has .* GiB"):
+        load_folder(make_folder(tmp_path), image_size=4_000_000_000, stream=stream)
+
+
 def test_the_size_error_names_the_way_out(tmp_path):
     odd_sizes(make_folder(tmp_path))
     with pytest.raises(UserError, match=r"--data\.image-size"):

@@ -122,3 +122,21 @@ def test_bad_files_are_explained(tmp_path, make, message):
     with pytest.raises(UserError) as caught:
         load_file(tmp_path / "toy.npz")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("part", [slice(None, 0.5), slice(0.5, None), slice(0.1, None), slice(0.01, None)], ids=str)
+def test_a_file_that_lacks_a_part_is_refused(tmp_path, part):
+    path = tmp_path / "toy.npz"
+    np.savez(path, **good_arrays())
+    content = path.read_bytes()
+    begin, end = (None if share is None else int(share * len(content)) for share in (part.start, part.stop))
+    path.write_bytes(content[begin:end])
+    with pytest.raises(UserError, match=r"toy\.npz"):
+        load_file(path)
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/data.npz", "gs://bucket/data", "https://host/data.npz"])
+@pytest.mark.parametrize("source", ["npz", "folder", "cifar100"])
+def test_an_address_is_no_path(source, path):
+    with pytest.raises(UserError, match=f"^--data.path {path} is an address"):
+        load(DataConfig(source=source, path=path))

@@ -3,8 +3,12 @@
 import dataclasses
 import itertools
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -229,3 +233,65 @@ def test_bytes_and_floats_are_cropped_alike():
     by_bytes = augmentation.train(jax.random.key(1), images)
     by_floats = augmentation.train(jax.random.key(1), (images / np.float32(255)))
     np.testing.assert_allclose(by_bytes, by_floats, atol=1e-6)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import numpy as np
+from mnemonics_jax.data import load
+from mnemonics_jax.data.config import DataConfig
+from mnemonics_jax.data.sampling import Shuffled
+from mnemonics_jax.data.streamed_store import StreamedStore
+from mnemonics_jax.runtime.devices import all_devices
+from mnemonics_jax.runtime.random_streams import Use, random_stream, root_key
+if __name__ == "__main__":
+    dataset = load(DataConfig(source="folder", path=sys.argv[1], image_size=8, stream=True))
+    store = StreamedStore(dataset.train_images, 2, False, all_devices(), Path(sys.argv[2]))
+    order = Shuffled(np.arange(100), random_stream(root_key(0), 0, Use.ORDER), 10, 1000)
+    chunks = store.chunks(order, 0, 4, None)
+    next(chunks)
+    print("first", flush=True)
+    next(chunks)
+    import time; time.sleep(60)
+"""
+
+
+def children(pid):
+    """The processes that `pid` has started, but for the one that cleans up shared memory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            text = path.read_text()
+            # The name of a process may hold spaces and brackets.
+            if int(text.rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return [child for child in found if b"resource_tracker" not in command(child)]
+
+
+def command(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_workers_end_with_a_process_that_is_killed(folder, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(KILLED)
+    words = [sys.executable, str(program), str(folder), str(tmp_path / "scratch")]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": os.getcwd()}
+    (tmp_path / "tmp").mkdir()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout.readline() == "first\n"
+        workers = children(parent.pid)
+        assert len(workers) == 2
+        parent.kill()
+    for _ in range(100):
+        if not any(command(worker) for worker in workers):
+            break
+        time.sleep(0.1)
+    assert not [worker for worker in workers if command(worker)]
+    assert not list((tmp_path / "tmp").iterdir())
+    assert list((tmp_path / "scratch").iterdir())

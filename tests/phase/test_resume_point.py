@@ -11,6 +11,7 @@ from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.state import ResumePoint, Stage, initial_state
 from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
 from mnemonics_jax.runs.checkpoint_schedule import is_due
+from mnemonics_jax.runs.record import record_of
 from mnemonics_jax.runs.save_config import SaveConfig
 
 
@@ -87,7 +88,7 @@ def test_every_point_of_a_phase_leads_to_the_same_end(tiny, tmp_path, case):
     for point, before in chosen:
         # By way of the disk, since that is where points come from.
         with CheckpointFolder(tmp_path / point.name) as checkpoints:
-            checkpoints.save(Checkpoint(point, [], 0.0, 0))
+            checkpoints.save(Checkpoint(point, [], 0.0, 0, record_of(setup, begins=True)))
         with CheckpointFolder(tmp_path / point.name) as checkpoints:
             restored = checkpoints.latest(setup, initial_state(setup), pytest.fail).resume_point
         assert (restored.stage, restored.part, restored.done) == (point.stage, point.part, point.done)

@@ -144,7 +144,7 @@ def test_a_base_model_of_another_format_is_named_and_stays(tiny, shared, tmp_pat
     assert run_in_folder(config, tmp_path / "run", display, base_models=folder)["shared_first_phase"] is None
     (warning,) = [line for line in display.said if "base model" in line]
     assert warning.startswith(f"warning: the base model is not shared: {model} was written ")
-    assert "this one reads format 2: use the version that wrote it" in warning
+    assert "this one reads format 3: use the version that wrote it" in warning
     assert training_of == [0, 1]
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 

@@ -22,6 +22,8 @@ from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.folders import FORMAT
 from mnemonics_jax.runtime.progress import Display
 
+QUICK = {"epochs": 1, "batch_size": 8}
+
 
 def write_npz(path, channels=3, names=("ant", "b/../e", ".cat", "dög")):
     rng = np.random.default_rng(0)
@@ -83,6 +85,24 @@ def test_names_lead_nowhere_else(colour):
     encoded = [folder_name(name) for name in names]
     assert len(set(encoded)) == len(names)
     assert all(name and not name.startswith(".") and not set(name) & set('/\\\0:*?"<>|') for name in encoded)
+
+
+def test_every_class_has_a_folder_of_its_own_whatever_its_name(tiny, tmp_path):
+    names = ("twin", "twin", "x" * 300 + "a", "x" * 300 + "b")
+    write_npz(tmp_path / "data.npz", names=names)
+    config = tiny.config(
+        "icarl", "random", data={"source": "npz", "path": str(tmp_path / "data.npz")}, stream={"phases": 1}, train=QUICK
+    )
+    run_in_folder(config, tmp_path / "run", Display())
+    export(tmp_path / "run", tmp_path / "to", pytest.fail)
+    folders = sorted(path.name for path in (tmp_path / "to" / "images" / "train").iterdir())
+    assert folders == ["twin", "twin%1", "x" * 200, "x" * 200 + "%3"]
+    assert load(DataConfig(source="folder", path=str(tmp_path / "to" / "images"))).num_classes == 4
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\udfffb", "\U0001f600" * 100])
+def test_any_text_becomes_a_name_that_a_file_system_takes(tmp_path, name):
+    (tmp_path / folder_name(name)).mkdir()
 
 
 def test_the_model_comes_back(colour):

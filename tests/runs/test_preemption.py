@@ -14,6 +14,7 @@ from mnemonics_jax.runs.preemption import STOPPED, on_sigterm
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.progress import Display
+from mnemonics_jax.runtime.signals import uninterrupted
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +85,63 @@ def test_nothing_is_left_behind():
     with on_sigterm(lambda: "left"):
         assert threading.active_count() == threads + 1
     assert (threading.active_count(), signal.getsignal(signal.SIGTERM)) == (threads, handler)
+
+
+EARLY = """
+import os, signal, sys, time
+from mnemonics_jax.runtime.errors import exit_status
+from mnemonics_jax.runs.preemption import on_sigterm
+with exit_status("program"):
+    if sys.argv[1] == "after a run":
+        with on_sigterm(lambda: "left"):
+            pass
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("when", ["before a run", "after a run"])
+def test_sigterm_outside_of_the_loop_has_the_same_status(when):
+    with subprocess.Popen(
+        [sys.executable, "-c", EARLY, when], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        child.stdout.readline()
+        child.terminate()
+        said = child.communicate(timeout=10)[1]
+    assert (child.returncode, said) == (
+        STOPPED,
+        "program: stopped by SIGTERM; the same command goes on from what is saved\n",
+    )
+
+
+def test_ctrl_c_waits_for_the_end_of_what_must_not_be_cut():
+    done = []
+
+    def press():
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        press()
+    assert done == ["all of it"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_a_checkpoint_begins_leaves_a_good_one(config, expected, tmp_path, monkeypatch):
+    """Python would raise it in the pool's first `submit`, after which a second thread writes the same checkpoint."""
+    start = threading.Thread.start
+
+    def pressed(thread):
+        start(thread)
+        if thread.name.startswith("checkpoint"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(threading.Thread, "start", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_folder(config, tmp_path / "run", Display(), SaveConfig(8, 3, 0.0))
+    monkeypatch.undo()
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+    run_in_folder(config, tmp_path / "run", Display(), SaveConfig(5, 2, 0.0))
+    assert result(tmp_path / "run") == expected

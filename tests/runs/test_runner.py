@@ -18,6 +18,7 @@ from mnemonics_jax.phase import exemplar_level, model_level
 from mnemonics_jax.phase.setup import make_setup
 from mnemonics_jax.runs.folder import check_folder, claim_folder
 from mnemonics_jax.runs.metrics_log import MetricsLog
+from mnemonics_jax.runs.record import Record, read_record, record_of
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime.errors import NumbersError, UserError
 from mnemonics_jax.runtime.finite import all_finite
@@ -106,11 +107,14 @@ def test_a_run_writes_its_files(config, whole):
         "tensorboard",
         "checkpoints",
         "summary.json",
+        "manifest.json",
     }
     assert json.loads((out / "summary.json").read_text()) == summary
     # What is left to the device is in the file as it was found.
     found = dataclasses.replace(config, exemplars=dataclasses.replace(config.exemplars, group_classes=0))
-    assert json.loads((out / "config.json").read_text()) == json.loads(json.dumps(found.to_dict()))
+    plain = json.loads((out / "config.json").read_text())
+    assert plain.pop("record") == summary["record"]
+    assert plain == json.loads(json.dumps(found.to_dict()))
     assert summary["group_classes"] == 0
     assert {event["event"] for event in events(out)} == {"train", "chosen", "outer", "exemplars", "phase"}
 
@@ -238,11 +242,14 @@ def test_a_run_keeps_the_groups_that_it_began_with(tiny, tmp_path, interrupt, me
 def test_a_run_that_learns_nothing_has_no_groups(tiny, tmp_path):
     config = tiny.config("lwf", "herding", stream={"phases": 1}, train={"epochs": 1})
     assert run_in_folder(config, tmp_path, Display())["group_classes"] is None
-    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
+    plain = json.loads((tmp_path / "config.json").read_text())
+    assert read_record(plain) == record_of(make_setup(config), begins=True)
+    del plain["record"]
+    assert plain == json.loads(json.dumps(config.to_dict()))
 
 
 def test_the_recipe_is_part_of_what_makes_two_runs_the_same(tmp_path):
-    claim_folder(tmp_path, make_config("digits"))
+    claim_folder(tmp_path, make_config("digits"), Record("", {}))
     assert json.loads((tmp_path / "config.json").read_text())["recipe"] == "default"
     with pytest.raises(UserError, match="recipe: 'default' there, 'paper' asked for"):
         check_folder(tmp_path, make_config("digits", recipe="paper"))

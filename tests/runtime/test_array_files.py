@@ -34,6 +34,17 @@ def test_arrays_come_back_as_the_same_bytes_on_the_host(tmp_path, monkeypatch):
         assert (found.dtype, found.shape, found.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
 
 
+@pytest.mark.parametrize("name", ["a[1]", "a*", "what?", "[!a]", "a b", "ä"])
+def test_any_folder_name_works(tmp_path, name):
+    (tmp_path / name).mkdir()
+    save_arrays(tmp_path / name / "arrays", tree())
+    restored = restore_arrays(tmp_path / name / "arrays", jax.eval_shape(tree))
+    assert [leaf.tobytes() for leaf in jax.tree.leaves(restored)] == [
+        np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree())
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("like", [{"pair": np.zeros(3)}, {**tree(), "more": np.zeros(1)}], ids=["less", "more"])
 def test_other_arrays_than_expected_are_damage(tmp_path, like):
     save_arrays(tmp_path / "arrays", tree())

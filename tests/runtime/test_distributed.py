@@ -65,6 +65,7 @@ def compare(two, out, kind):
     subprocess.run(command, check=True, capture_output=True)
     one, two = summary(out), summary(two)
     assert (one.pop("devices"), two.pop("devices")) == (1, 2)
+    assert [found["record"].pop("arithmetic")[0]["devices"] for found in (one, two)] == [1, 2]
     assert two == one
 
 
@@ -119,9 +120,29 @@ def goes_on(out, whole):
     assert summary(out) == summary(whole[0])
 
 
-def test_a_killed_process_and_its_peer_go_on_to_the_same_summary(whole, tmp_path):
-    strike(tmp_path, lambda children: children[1].send_signal(signal.SIGKILL))
+def kill(number):
+    """Kills one of two processes: the other one says so in one line, and can go on."""
+
+    def act(children):
+        children[number].send_signal(signal.SIGKILL)
+        error = children[1 - number].communicate(timeout=60)[1]
+        assert children[1 - number].returncode == 75, error
+        (line,) = [line for line in error.splitlines() if line.startswith("mnemonics: ")]
+        assert f"process {number} on " in line
+        assert " is gone; the same command" in line
+        assert "Traceback" not in error
+
+    return act
+
+
+def test_the_peer_of_a_killed_process_says_so_and_both_go_on_to_the_same_summary(whole, tmp_path):
+    strike(tmp_path, kill(1))
     goes_on(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_the_peer_of_a_killed_process_0_says_so(tmp_path):
+    strike(tmp_path, kill(0))
 
 
 @pytest.mark.slow

@@ -187,6 +187,82 @@ def test_compiled_once_for_all_processes(tmp_path):
     assert made[0] == made[1]
 
 
+def empty(library):
+    library.write_bytes(b"")
+
+
+def cut(library):
+    library.write_bytes(library.read_bytes()[: library.stat().st_size // 2])
+
+
+def flip(library):
+    content = bytearray(library.read_bytes())
+    content[len(content) // 2 :: 97] = bytes(len(content[len(content) // 2 :: 97]))
+    library.write_bytes(content)
+
+
+def open_to_others(library):
+    library.chmod(0o777)
+
+
+def link_elsewhere(library):
+    library.replace(library.parent / "elsewhere")
+    library.symlink_to(library.parent / "elsewhere")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A cache folder with a good library."""
+    cache = tmp_path_factory.mktemp("cache")
+    assert fresh_process({**os.environ, "XDG_CACHE_HOME": str(cache)})[0] == ["True", "49.0"]
+    return cache
+
+
+@pytest.mark.parametrize("damage", [empty, cut, flip, open_to_others, link_elsewhere])
+def test_a_library_that_is_not_what_was_compiled_is_compiled_again(compiled, tmp_path, damage):
+    shutil.copytree(compiled, tmp_path / "cache")
+    (library,) = (tmp_path / "cache" / "mnemonics_jax" / "native").glob("*.so")
+    good = library.read_bytes()
+    damage(library)
+    said, warned = fresh_process({**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")})
+    assert said == ["True", "49.0"]
+    assert f"{library} is damaged or not yours" in warned
+    assert library.read_bytes() == good
+    assert not library.is_symlink()
+
+
+def other_owner(folder):
+    os.chown(folder, 12345, 12345)
+
+
+def writable_by_others(folder):
+    folder.chmod(0o777)
+
+
+@pytest.mark.parametrize("change", [writable_by_others, other_owner])
+def test_a_folder_that_others_can_write_is_not_used(compiled, tmp_path, change):
+    if change is other_owner and os.geteuid():
+        pytest.skip("only root can give files away")
+    shutil.copytree(compiled, tmp_path / "cache")
+    folder = tmp_path / "cache" / "mnemonics_jax" / "native"
+    (library,) = folder.glob("*.so")
+    library.write_bytes(b"another user's")
+    change(folder)
+    said, warned = fresh_process({**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")})
+    assert said == ["True", "49.0"]
+    assert f"other users can write to {folder}" in warned
+    assert library.read_bytes() == b"another user's"
+
+
+def test_a_compiler_may_write_in_any_encoding(tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_bytes(b"#!/bin/sh\nprintf 'erreur fatale: l\\351t\\351' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    said, warned = fresh_process({**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CXX": str(compiler)})
+    assert said == ["False", "49.0"]
+    assert "erreur fatale" in warned
+
+
 def test_eight_devices_take_what_xla_can_split():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     assert fresh_process(environment)[0] == ["False", "49.0"]
