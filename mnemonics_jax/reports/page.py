@@ -32,7 +32,7 @@ class PageConfig:
     tsne: bool = True
     """Whether to draw t-SNE of features, which takes most of the time."""
     formats: tuple[str, ...] = ("png",)
-    """The formats of the figures' files, some of `figures.FORMATS`."""
+    """The formats of the figures' files, some of `formats.FORMATS`."""
     workers: int | None = None
     """Number of processes that draw; None for one on each processor, 1 for none but this one."""
 

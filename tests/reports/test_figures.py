@@ -299,7 +299,7 @@ def test_an_inline_svg_refers_to_itself_alone():
     assert not re.search(r"url\(|https?:|<style|xmlns", one)
 
 
-@pytest.mark.parametrize("form", figures.FORMATS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_figure_has_the_same_bytes_each_time_in_each_format(tmp_path, form):
     for name in ("one", "other"):
         figures.save(figures.group_accuracy({"icarl": falling(3)}), tmp_path / f"{name}.{form}")

@@ -4,12 +4,11 @@ from mnemonics_jax.reports.figures.curves import Training, accuracy_curves, oute
 from mnemonics_jax.reports.figures.embedding import Cloud, tsne_panel
 from mnemonics_jax.reports.figures.exemplar_grid import difference_scale, exemplar_comparison, exemplar_kinds
 from mnemonics_jax.reports.figures.heatmaps import Confusion, confusion_matrices, group_accuracy
-from mnemonics_jax.reports.figures.style import FORMATS, Drawing, save
+from mnemonics_jax.reports.figures.style import Drawing, save
 from mnemonics_jax.reports.figures.svg import inline_svg
 from mnemonics_jax.reports.figures.tsne import tsne
 
 __all__ = [
-    "FORMATS",
     "Cloud",
     "Confusion",
     "Drawing",

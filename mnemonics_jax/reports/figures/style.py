@@ -32,8 +32,6 @@ _TOP = 10
 _ROOM = 16
 _MARGIN = 0.08
 """Inches around what is drawn."""
-FORMATS = ("png", "svg", "pdf")
-"""The file formats of figures."""
 
 
 class Look(NamedTuple):
