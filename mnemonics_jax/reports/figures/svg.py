@@ -39,7 +39,10 @@ def _explain(group: ET.Element, texts: tuple[str, ...]) -> None:
     """Put a title into each mark of a group: the markers of a line, or the cells of a mesh."""
     marks = list(group.iter(f"{_SVG}use")) or list(group.iter(f"{_SVG}path"))
     for mark, text in zip(marks, texts, strict=True):
-        ET.SubElement(mark, f"{_SVG}title").text = text
+        if text:
+            # The mark is invisible, and without this attribute the pointer would miss it.
+            mark.set("pointer-events", "all")
+            ET.SubElement(mark, f"{_SVG}title").text = text
 
 
 def _simplify(element: ET.Element, prefix: str) -> None:
