@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from mnemonics_jax import data
 from mnemonics_jax.config.parsing import read_config
 from mnemonics_jax.phase.evaluation import embed, predict
 from mnemonics_jax.phase.setup import Setup, make_setup
@@ -15,7 +16,7 @@ from mnemonics_jax.reports.finished_runs import FinishedRun
 from mnemonics_jax.runs.checkpoint import CheckpointFolder
 from mnemonics_jax.runtime.errors import UserError
 
-_EMBEDDED = 600
+_EMBEDDED = 400
 """Number of images in a snapshot: enough to show where classes lie, few enough for t-SNE to take seconds."""
 _EMBEDDED_CLASSES = 10
 _GRID_CLASSES = 6
@@ -52,13 +53,13 @@ class FigureData:
     missing: tuple[str, ...]
 
 
-def load_figure_data(run: FinishedRun) -> FigureData:
-    """Return the figure data of a run.
+def load_figure_data(run: FinishedRun, load: data.Load = data.load) -> FigureData:
+    """Return the figure data of a run; `load` loads its data set.
 
     Raises:
         UserError: if the run's settings, its data or its last checkpoint cannot be read.
     """
-    setup = make_setup(read_config(run.folder / "config.json"))
+    setup = make_setup(read_config(run.folder / "config.json"), load)
     like, last = initial_state(setup), setup.stream.num_phases - 1
     missing = []
     with CheckpointFolder(run.folder / "checkpoints", writes=False) as checkpoints:

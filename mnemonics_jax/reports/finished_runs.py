@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import read_json
 
 _NEEDED = ("dataset", "method", "exemplars", "seed", "accuracy", "average_accuracy", "accuracy_matrix", "seen_classes")
+_OWN_FOLDERS = ("checkpoints", "tensorboard", "export")
 _SHORT = 28
 """Most characters of a name that still fits beside others."""
 
@@ -101,7 +103,7 @@ def find_finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder: give the folder of a run or of a comparison")
-        paths = sorted(folder.rglob("summary.json"))
+        paths = sorted(_summaries(folder))
         if not paths:
             raise UserError(
                 f"{folder} holds no finished run (no summary.json): wait until `mnemonics run` or `compare` is done"
@@ -116,6 +118,19 @@ def find_finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
             raise UserError(f"{path} is not the summary of a run: it lacks {', '.join(missing)}; remove the file")
         runs.append(FinishedRun(path.parent, summary))
     return runs
+
+
+def _summaries(folder: Path) -> Iterator[Path]:
+    """Yield the summary.json files in and below a folder.
+
+    Other than `Path.rglob`, this allows that a run beside writes and removes folders at the same time. The folders of
+    a run's own files are not looked into.
+    """
+    for place, inner, names in os.walk(folder):
+        if "summary.json" in names:
+            yield Path(place) / "summary.json"
+        if "config.json" in names:
+            inner[:] = [name for name in inner if name not in _OWN_FOLDERS]
 
 
 def label_variants(runs: Sequence[FinishedRun]) -> list[FinishedRun]:

@@ -1,8 +1,9 @@
-"""The sections of report.html with figures. Each function writes its figures to files and returns its HTML."""
+"""The sections of report.html with figures: each function returns parts of the page, with figures still to be drawn."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,8 @@ from jaxtyping import Float
 from mnemonics_jax.reports import figures
 from mnemonics_jax.reports.figure_data import FigureData
 from mnemonics_jax.reports.finished_runs import FinishedRun, number
-from mnemonics_jax.reports.html import details, note, paragraph, picture, table
+from mnemonics_jax.reports.parts import Folded, Paragraph, Part, Plot, note, plain_table
 from mnemonics_jax.reports.statistics import Arm
-from mnemonics_jax.runs.export import folder_name
 
 _ABREAST = 3
 """Most arms side by side in a figure."""
@@ -22,13 +22,16 @@ _ABREAST = 3
 class Side(NamedTuple):
     """An arm, its run for figures of a single run, and the figure data of that run.
 
-    If the figure data could not be loaded, `data` is None and `problem` says why.
+    If the figure data could not be loaded, `data` is None and `problem` says why. `clouds` are the planes of the run's
+    snapshots, None for one that could not be drawn; the tuple is empty where none were asked for.
     """
 
     arm: Arm
     run: FinishedRun
     data: FigureData | None
     problem: str
+    clouds: tuple[figures.Cloud | None, ...] = ()
+    cloud_problems: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -36,61 +39,59 @@ class Side(NamedTuple):
         return self.run.summary["seed"]
 
 
-Tick = Callable[[int], None]
-Make = Callable[[Sequence[Side], Path, Tick], list[str]]
+Make = Callable[[Sequence[Side]], list[Part]]
 
 
-def forgetting(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+def forgetting(sides: Sequence[Side]) -> list[Part]:
     """Draw heat maps of the phase × class-group matrix, means over class orders, one figure for each method."""
     lead = (
         "Down a column: the accuracy on the classes of one phase, after that phase and each later one. Above each map, "
         "in points: what the first column loses from top to bottom (base classes), what the columns but the last lose "
         "from their best earlier value to the bottom (average), and the bottom minus the diagonal (backward transfer)."
     )
-    parts = [paragraph(lead)]
+    parts: list[Part] = [Paragraph(lead)]
+    matrices = {side.arm.label: _matrices(side.arm) for side in sides}
+    lowest = min((float(np.nanmin(matrix.mean(axis=0))) for matrix in matrices.values()), default=0.0) // 10 * 10
     for method, group in _by_method(sides):
-        path = _file(out, "forgetting", method)
-        figures.group_accuracy({side.arm.label: _matrices(side.arm) for side in group}, path)
+        draw = partial(figures.group_accuracy, {side.arm.label: matrices[side.arm.label] for side in group}, lowest)
         alt = f"Heat maps for {method}: accuracy of each class group after each phase"
-        parts.append(picture(path, alt, f"{method}: means over class orders."))
-    tick(1)
+        parts.append(Plot(file_name("forgetting", method), alt, f"{method}: means over class orders.", draw))
     return parts
 
 
-def confusions(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+def confusions(sides: Sequence[Side]) -> list[Part]:
     """Draw confusion matrices after the last phase, one figure for each method."""
-    parts = []
+    parts: list[Part] = []
     for method, group in _by_method(sides):
         found = {side.arm.label: side.data.confusion for side in group if side.data}
         if found:
-            path = _file(out, "confusion", method)
-            figures.confusion_matrices(found, path)
             alt = f"Confusion matrices for {method}, classes in order of arrival, with lines where phases begin"
-            parts.append(picture(path, alt, f"{method}, seed {group[0].seed}, after the last phase."))
-    tick(1)
+            caption = f"{method}, seed {group[0].seed}, after the last phase."
+            draw = partial(figures.confusion_matrices, found)
+            parts.append(Plot(file_name("confusion", method), alt, caption, draw))
     return [*parts, *_problems(sides)]
 
 
-def exemplars(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+def exemplars(sides: Sequence[Side]) -> list[Part]:
     """Draw exemplars by kind side by side, and learned exemplars beside the images they started from."""
-    parts = []
+    parts: list[Part] = []
     for method, group in _by_method(sides):
         shown = [side for side in group if side.data and side.data.exemplars is not None and _drawable(side)]
         for row, (abreast, names) in enumerate(_abreast(shown, lambda side: side.data.exemplar_classes)):
-            path = _file(out, "exemplars", method, row)
-            figures.exemplar_kinds({str(s.arm.exemplars): s.data.exemplars for s in abreast}, names, path)
+            kinds = {str(side.arm.exemplars): side.data.exemplars for side in abreast}
+            draw = partial(figures.exemplar_kinds, kinds, names)
             alt = f"Exemplars of {len(names)} classes for {method}, one block of images for each exemplar kind"
-            parts.append(picture(path, alt, f"{method}, seed {abreast[0].seed}: exemplars after the last phase."))
+            caption = f"{method}, seed {abreast[0].seed}: exemplars after the last phase."
+            parts.append(Plot(file_name("exemplars", method, row), alt, caption, draw, vector=False))
         for side in shown:
             starts, learned = side.data.starts, side.data.exemplars
             if starts is None or not (_unit(starts) != _unit(learned)).any():
                 continue
-            path = _file(out, "learned", side.arm.label)
-            scale = figures.exemplar_comparison(starts, learned, side.data.exemplar_classes, path)
+            scale = figures.difference_scale(starts, learned)
+            draw = partial(figures.exemplar_comparison, starts, learned, side.data.exemplar_classes)
             alt = f"Exemplars of {side.arm.label}: the real images they started from, as learned, and the difference"
             caption = f"{side.arm.label}, seed {side.seed}: before and after; the difference is multiplied by {scale}."
-            parts.append(picture(path, alt, caption))
-    tick(1)
+            parts.append(Plot(file_name("learned", side.arm.label), alt, caption, draw, vector=False))
     lacking = [f"{side.arm.label}: {text}." for side in sides if side.data for text in side.data.missing]
     without = [side.arm.label for side in sides if side.arm.exemplars is None]
     notes = [note(text) for text in lacking]
@@ -99,40 +100,36 @@ def exemplars(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
     return [*parts, *notes, *_problems(sides)]
 
 
-def features(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+def features(sides: Sequence[Side]) -> list[Part]:
     """Draw t-SNE of features with exemplars marked: an early phase above the last, exemplar kinds side by side."""
-    parts = []
+    parts: list[Part] = []
     for method, group in _by_method(sides):
-        shown = [side for side in group if side.data and side.arm.exemplars]
+        shown = [side for side in group if any(side.clouds)]
         for row, (abreast, names) in enumerate(_abreast(shown, lambda side: side.data.embedded_classes)):
-            columns = [_clouds(side, tick) for side in abreast]
             # If an early phase is missing, its place stays empty, so that the last phases are side by side.
-            rows = max(map(len, columns))
-            columns = [[None] * (rows - len(column)) + column for column in columns]
-            path = _file(out, "tsne", method, row)
-            figures.tsne_panel(list(zip(*columns, strict=True)), names, path)
+            rows = max(len(side.clouds) for side in abreast)
+            columns = [(None,) * (rows - len(side.clouds)) + side.clouds for side in abreast]
+            draw = partial(figures.tsne_panel, list(zip(*columns, strict=True)), names)
             alt = f"Points in the plane for {method}: images of each class, and exemplars among them"
-            parts.append(picture(path, alt, f"{method}, seed {abreast[0].seed}."))
-    tick(1)
-    lead = paragraph(
+            caption = f"{method}, seed {abreast[0].seed}."
+            parts.append(Plot(file_name("tsne", method, row), alt, caption, draw, vector=False))
+    lead = Paragraph(
         "t-SNE of unit features: training images light, exemplars dark and edged. Each plane is fitted by itself, so "
         "which points are neighbours can be compared between planes; places and distances cannot."
     )
-    return [*([lead] if parts else []), *parts, *_problems(sides)]
+    failed = [note(f"Not drawn: {text}") for side in sides for text in side.cloud_problems]
+    return [*([lead] if parts else []), *parts, *failed, *_problems(sides)]
 
 
-def learning(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+def learning(sides: Sequence[Side]) -> list[Part]:
     """Draw the outer loss of exemplar learning, and list what learning changed in each phase."""
     logged = {side.arm.label: side.run.outer_losses() for side in sides}
     logged = {label: lines for label, lines in logged.items() if lines}
-    parts = []
+    parts: list[Part] = []
     if logged:
-        path = out / "outer_loss.png"
-        figures.outer_loss_curves(logged, path)
         alt = "Lines of the outer loss against outer steps, one for each phase"
-        parts.append(
-            picture(path, alt, "Outer loss on the drawn batches, mean over each compiled chunk of outer steps.")
-        )
+        caption = "Outer loss on the drawn batches, mean over each compiled chunk of outer steps."
+        parts.append(Plot("outer_loss", alt, caption, partial(figures.outer_loss_curves, logged)))
     rows = [
         [side.arm.label, str(event.get("phase")), name, *(f"{number(event, key):.4g}" for key in _LEARNED)]
         for side in sides
@@ -142,15 +139,14 @@ def learning(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
     if rows:
         columns = ["arm", "phase", "stage", *_LEARNED.values()]
         caption = "Outer loss on a fixed set of batches; pixel change in units of the pixel range"
-        parts.append(details("What learning did, phase by phase", table(columns, rows, caption, words=3)))
+        parts.append(Folded("What learning did, phase by phase", plain_table(columns, rows, caption, words=3)))
     if judged := [row for side in sides for row in _gate_rows(side)]:
         caption = (
             "The gate: percent of held-out real images that models made to forget classify correctly after training on "
             "the exemplars, and the share of the learned change that was kept"
         )
         columns = ["arm", "phase", "real images", "best change", "told apart", "kept"]
-        parts.append(details("What the gate let through", table(columns, judged, caption, words=1)))
-    tick(1)
+        parts.append(Folded("What the gate let through", plain_table(columns, judged, caption, words=1)))
     return parts or [note("No run of this report has logged exemplar learning.")]
 
 
@@ -166,18 +162,16 @@ def _gate_rows(side: Side) -> Iterator[list[str]]:
         yield [side.arm.label, str(event.get("phase")), *pair, last, f"{number(event, 'share'):.0%}"]
 
 
-def training(sides: Sequence[Side], out: Path, tick: Tick) -> list[str]:
+def training(sides: Sequence[Side]) -> list[Part]:
     """Draw training loss and accuracy, one figure for each method."""
-    parts = []
+    parts: list[Part] = []
     for method, group in _by_method(sides):
         logged = {side.arm.label: side.run.training() for side in group}
         logged = {label: run for label, run in logged.items() if run}
         if logged:
-            path = _file(out, "training", method)
-            figures.training_curves(logged, path)
             alt = f"Lines of training loss and training accuracy by epoch for {method}"
-            parts.append(picture(path, alt, f"{method}, seed {group[0].seed}."))
-    tick(1)
+            draw = partial(figures.training_curves, logged)
+            parts.append(Plot(file_name("training", method), alt, f"{method}, seed {group[0].seed}.", draw))
     return parts or [note("No run of this report has a metrics.jsonl that can be read.")]
 
 
@@ -216,11 +210,13 @@ def _abreast(
             yield alike[start : start + _ABREAST], names
 
 
-def _file(out: Path, figure: str, name: str, number: int = 0) -> Path:
-    return out / f"{figure}-{folder_name(name)[:100]}{f'-{number}' if number else ''}.png"
+def file_name(figure: str, name: str, number: int = 0) -> str:
+    """Return the name of a figure's files, without spaces and other characters that a shell or a browser changes."""
+    safe = re.sub(r"[^A-Za-z0-9_.=+]+", "-", name).strip("-.")[:100]
+    return f"{figure}-{safe or 'other'}{f'-{number}' if number else ''}"
 
 
-def _problems(sides: Sequence[Side]) -> list[str]:
+def _problems(sides: Sequence[Side]) -> list[Part]:
     return [note(f"Left out: {side.problem}") for side in sides if side.problem]
 
 
@@ -238,14 +234,3 @@ def _drawable(side: Side) -> bool:
 
 def _unit(images: np.ndarray) -> np.ndarray:
     return images / np.float32(255) if images.dtype == np.uint8 else images
-
-
-def _clouds(side: Side, tick: Tick) -> list[figures.Cloud]:
-    clouds = []
-    for shot in side.data.snapshots:
-        plane = figures.tsne(np.concatenate([shot.data, shot.exemplars]))
-        title = f"{side.arm.exemplars}, after phase {shot.phase}"
-        images = len(shot.data)
-        clouds.append(figures.Cloud(title, plane[:images], shot.data_labels, plane[images:], shot.exemplar_labels))
-        tick(1)
-    return clouds

@@ -17,6 +17,8 @@ FORGETTING = {
     "backward transfer": "backward_transfer",
 }
 """What a run loses of its earlier classes: the names in tables and figures, and the keys of a summary."""
+EXEMPLAR_MODEL = "accuracy_exemplar_model"
+"""The key of a summary under which it has the accuracies of Θᴱ, the model fitted to the exemplars alone."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,15 @@ def mean_of_runs(runs: Collection[Summary], key: str) -> tuple[float | None, flo
     """
     values = [summary[key] for summary in runs if summary.get(key) is not None]
     return mean_and_error(values if len(values) == len(runs) else [])
+
+
+def models_differ(runs: Collection[Summary]) -> bool:
+    """Return whether Θᴱ is anywhere more or less accurate than Θ, by what two decimals show.
+
+    The two are the same where the method predicts from the exemplars, as iCaRL does.
+    """
+    pairs = [(run["accuracy"], run[EXEMPLAR_MODEL]) for run in runs if run.get(EXEMPLAR_MODEL)]
+    return any(abs(one - other) >= 0.005 for pair in pairs for one, other in zip(*pair, strict=False))
 
 
 def paired(arm: Arm, other: Arm, key: str) -> list[float]:

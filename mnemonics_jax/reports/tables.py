@@ -1,5 +1,6 @@
-"""Tables and plots of finished runs, made from their summaries."""
+"""Tables of finished runs, made from their summaries: for the terminal, and as files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,51 +8,89 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from mnemonics_jax.reports.figures import accuracy_curves
+from mnemonics_jax.reports.publish import FORGETTING_COLUMNS, Column, TextTable, publish, text_table
 from mnemonics_jax.reports.statistics import FORGETTING, comparison, group_arms
 from mnemonics_jax.runs.summary import Summary
-from mnemonics_jax.runtime.files import write_json
 
 _FORGETTING_CAPTION = (
     "points, mean ± standard error; base classes: first minus final accuracy on phase 0's classes; average: best "
     "earlier minus final, over all earlier groups; backward transfer: final minus on arrival"
 )
+_ACCURACY = Column("average", "average_accuracy", "highest")
+_ACCURACY_EXEMPLARS = Column("average Θᴱ", "average_accuracy_exemplar_model", "highest")
+_GAIN = Column("gain vs herding", "paired_gain_vs_herding", sign="+")
+_GAIN_EXEMPLARS = Column("gain Θᴱ", "paired_gain_exemplar_model_vs_herding", sign="+")
+_ERRORS = "mean ± standard error over class orders"
+_PAIRED = f"{_ERRORS}; gains are paired by class order"
 
 
 def write_report(summaries: list[Summary], out: Path) -> list[dict[str, Any]]:
-    """Write comparison.json and accuracy.png into `out`; return the rows of the comparison."""
+    """Write comparison.json, .csv and .tex and accuracy.png into `out`; return the rows of the comparison."""
+    # Imported here because Matplotlib takes a second, which the other tables should not wait for.
+    from mnemonics_jax.reports.figures import accuracy_curves, save
+
     rows = comparison(summaries)
-    write_json(out / "comparison.json", rows)
-    accuracy_curves(group_arms(summaries), out / "accuracy.png")
+    write_comparison(rows, out)
+    save(accuracy_curves(group_arms(summaries)), out / "accuracy.png")
     return rows
+
+
+def write_comparison(rows: list[dict[str, Any]], out: Path) -> None:
+    """Write the rows of a comparison into `out`: comparison.json, comparison.csv and comparison.tex."""
+    publish(rows, _texts(rows), out / "comparison", "Comparison of class-incremental learning runs")
 
 
 def comparison_tables(rows: list[dict[str, Any]]) -> Group:
     """Return the rows of comparison.json as two tables: accuracies with their gains, then what is forgotten.
 
-    All are means ± standard errors over class orders, accuracies in percent, the rest in percentage points. One table
-    of it all would be wider than 120 columns.
+    All are means ± standard errors over class orders, accuracies in percent, the rest in percentage points; the best of
+    each method is bold. One table of it all would be wider than 120 columns.
     """
-    accuracy = {"average": "average_accuracy", "average Θᴱ": "average_accuracy_exemplar_model"}
-    gains = {"gain vs herding": "paired_gain_vs_herding", "gain Θᴱ": "paired_gain_exemplar_model_vs_herding"}
-    caption = "mean ± standard error over class orders; gains are paired by class order"
-    return Group(_table(rows, accuracy, gains, caption), _table(rows, FORGETTING, {}, _FORGETTING_CAPTION))
+    return Group(*map(_rich, _texts(rows)))
 
 
-def _table(rows: list[dict[str, Any]], figures: dict[str, str], gains: dict[str, str], caption: str) -> Table:
-    """Return a table of some results of comparison.json; each is named by its heading."""
-    table = Table("method", "exemplars", caption=caption)
-    for heading in ("orders", *figures, *gains):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(
-            row["method"],
-            row["exemplars"] or "none",
-            str(row["seeds"]),
-            *(mean_and_error_text(row, name) for name in figures.values()),
-            *(mean_and_error_text(row, name, sign="+") for name in gains.values()),
-        )
-    return table
+def results_table(rows: list[dict[str, Any]]) -> TextTable:
+    """Return the rows of comparison.json as one wide table. Minus signs are those of typography."""
+    columns = [_ACCURACY, _ACCURACY_EXEMPLARS, Column("last", "last_accuracy", "highest"), *FORGETTING_COLUMNS]
+    columns += [_GAIN, _GAIN_EXEMPLARS]
+    caption = "Mean ± standard error over class orders; a single order has no error; bold: the best of each method"
+    return _text(rows, columns, caption + _same(rows))
+
+
+def _texts(rows: list[dict[str, Any]]) -> list[TextTable]:
+    accuracy = _text(rows, [_ACCURACY, _ACCURACY_EXEMPLARS, _GAIN, _GAIN_EXEMPLARS], _PAIRED + _same(rows))
+    return [accuracy, _text(rows, FORGETTING_COLUMNS, _FORGETTING_CAPTION)]
+
+
+def _text(rows: list[dict[str, Any]], columns: Sequence[Column], caption: str) -> TextTable:
+    """Return a table of some columns, without those of Θᴱ if they repeat those of Θ in every row, or are empty."""
+    if not _models_differ(rows):
+        columns = [column for column in columns if column not in (_ACCURACY_EXEMPLARS, _GAIN_EXEMPLARS)]
+    named = [{**row, "exemplars": row["exemplars"] or "none"} for row in rows]
+    words = {"method": "method", "exemplars": "exemplars"}
+    columns = [Column("orders", "seeds", form="d"), *columns]
+    return text_table(named, words, columns, within="method", caption=caption, empty="–")
+
+
+def _models_differ(rows: list[dict[str, Any]]) -> bool:
+    pairs = [(row[f"{_ACCURACY.key}_mean"], row[f"{_ACCURACY_EXEMPLARS.key}_mean"]) for row in rows]
+    return any(fitted is not None and abs(mean - fitted) >= 0.005 for mean, fitted in pairs)
+
+
+def _same(rows: list[dict[str, Any]]) -> str:
+    """Return the end of a caption that says why there is no column of Θᴱ, if there are values that it could show."""
+    shown = any(row[f"{_ACCURACY_EXEMPLARS.key}_mean"] is not None for row in rows)
+    return "; Θᴱ, fitted to the exemplars alone, has the same accuracies" if shown and not _models_differ(rows) else ""
+
+
+def _rich(table: TextTable) -> Table:
+    shown = Table(caption=table.caption)
+    for number, heading in enumerate(table.headings):
+        shown.add_column(heading, justify="left" if number < table.words else "right")
+    for row, best in zip(table.cells, table.best, strict=True):
+        cells = (Text(cell.replace("−", "-"), "bold" if mark else "") for cell, mark in zip(row, best, strict=True))
+        shown.add_row(*cells)
+    return shown
 
 
 def run_table(summary: Summary) -> Table:
@@ -88,11 +127,3 @@ def _forgetting(summary: Summary) -> str:
     """Return the figures of `FORGETTING` as text; a dash for one that a run of an older version lacks."""
     values = {name: summary.get(key) for name, key in FORGETTING.items()}
     return ", ".join(f"{name} {'–' if value is None else f'{value:.2f} points'}" for name, value in values.items())
-
-
-def mean_and_error_text(row: dict[str, Any], name: str, sign: str = "") -> str:
-    """Return mean ± standard error of a row of comparison.json, the mean alone, or a dash if there is none."""
-    mean, error = row[f"{name}_mean"], row.get(f"{name}_sem")
-    if mean is None:
-        return "–"
-    return f"{mean:{sign}.2f}" + (f" ± {error:.2f}" if error is not None else "")

@@ -1,10 +1,11 @@
 """The report in a real browser: nothing in the console, no page wider than its window, at the width of desk and phone.
 
-Needs Chromium, its driver and selenium; without them these tests are skipped, and test_report.py alone looks at the
+Needs Chromium, its driver and selenium; without them these tests are skipped, and test_page.py alone looks at the
 page's structure.
 """
 
 import json
+import re
 import shutil
 
 import pytest
@@ -77,14 +78,32 @@ def test_the_page_looks_right(browser):
     # Folded parts as well.
     driver.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
     assert driver.execute_script("return document.scrollingElement.scrollWidth") == width
-    pictures = driver.execute_script("return [...document.images].map(i => [i.complete, i.naturalWidth, i.width])")
+    boxes = "return [...document.querySelectorAll('figure svg')].map(e => e.getBoundingClientRect())"
+    pictures = driver.execute_script(boxes)
     assert len(pictures) == 3
-    assert all(complete and natural > 300 and shown > 300 for complete, natural, shown in pictures)
+    assert all(box["width"] > 300 and box["height"] > 100 for box in pictures)
     inner = "return [...document.querySelectorAll('.scroll')].map(e => [e.scrollWidth, e.clientWidth])"
     scrolls = [content > room for content, room in driver.execute_script(inner)]
-    assert any(scrolls), "what is wide scrolls within its box"
+    assert any(scrolls) or width > 1000, "what is wide scrolls within its box"
     dark = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+HOVER = """
+const mark = [...document.querySelectorAll(arguments[0])].find(e => e.querySelector('title'));
+mark.scrollIntoView({block: 'center', inline: 'center'});
+const place = mark.getBoundingClientRect();
+const found = document.elementFromPoint(place.x + place.width / 2, place.y + place.height / 2);
+return found.querySelector('title').textContent;
+"""
+
+
+def test_the_exact_value_is_under_the_pointer(browser):
+    driver, *_ = browser
+    point = driver.execute_script(HOVER, "[data-figure=accuracy] use")
+    assert re.fullmatch(r"(icarl|lucir) \w+, Θ, 5 classes: \d\d\.\d\d %", point)
+    cell = driver.execute_script(HOVER, "[data-figure=forgetting-icarl] path")
+    assert "% on the classes of phase 0 after phase 0" in cell
 
 
 def test_the_contents_lead_to_their_sections(browser):

@@ -1,7 +1,6 @@
 """t-SNE figures of features: where the images of a class lie, and where its exemplars lie."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -9,9 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.lines import Line2D
 
-from mnemonics_jax.reports.figures.style import CLASSES, MARKERS, WIDTH, label, new_figure, save, title
-
-_PERPLEXITY = 30
+from mnemonics_jax.reports.figures.style import CLASSES, MARKERS, WIDTH, Drawing, label, new_figure, title
 
 
 class Cloud(NamedTuple):
@@ -24,27 +21,7 @@ class Cloud(NamedTuple):
     exemplar_labels: Int[np.ndarray, " exemplar"]
 
 
-def tsne(features: Float[np.ndarray, "sample feature"], seed: int = 0) -> Float[np.ndarray, "sample 2"]:
-    """Return the positions in the plane that t-SNE (van der Maaten and Hinton, 2008) gives to feature directions.
-
-    Features are first scaled to length one, because cosine heads and nearest means use only directions. t-SNE starts
-    from the first two principal components, so the same features always give the same positions.
-
-    Raises:
-        ValueError: if there are fewer than two samples.
-    """
-    # Imported here because the import takes a second.
-    from sklearn.manifold import TSNE
-
-    if len(features) < 2:
-        raise ValueError(f"t-SNE of {len(features)} sample: give at least 2")
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
-    model = TSNE(perplexity=perplexity, init="pca" if features.shape[1] > 1 else "random", random_state=seed)
-    return model.fit_transform(unit.astype(np.float32)).astype(np.float64)
-
-
-def tsne_panel(clouds: Sequence[Sequence[Cloud | None]], names: Sequence[str], path: Path) -> None:
+def tsne_panel(clouds: Sequence[Sequence[Cloud | None]], names: Sequence[str]) -> Drawing:
     """Draw clouds in rows and columns. `names` are the legend of the labels; None leaves a place empty.
 
     Images are light points. Exemplars are dark and edged, with one marker shape for each class.
@@ -72,7 +49,7 @@ def tsne_panel(clouds: Sequence[Sequence[Cloud | None]], names: Sequence[str], p
     ]
     shown = [label(name) for name in names]
     figure.legend(handles, shown, loc="outside lower center", ncols=min(len(names), 10 if _short(shown) else 5))
-    save(figure, path)
+    return figure
 
 
 def _short(names: list[str]) -> bool:

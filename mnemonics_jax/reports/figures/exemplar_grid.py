@@ -1,13 +1,11 @@
 """Figures of exemplars as grids of images: before and after learning, and exemplar kinds side by side."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from matplotlib.figure import Figure
 
-from mnemonics_jax.reports.figures.style import WIDTH, label, new_figure, save, title
+from mnemonics_jax.reports.figures.style import WIDTH, Drawing, label, new_figure, title
 
 ExemplarGrid = Shaped[np.ndarray, "classes exemplar height width channel"]
 _SCALES = (1, 2, 3, 4, 5, 8, 10, 15, 20, 30, 50, 100)
@@ -17,40 +15,39 @@ _NAMES = 1.5
 """Space for the class names, in inches."""
 
 
-def exemplar_comparison(start: ExemplarGrid, learned: ExemplarGrid, names: Sequence[str], path: Path) -> int:
+def exemplar_comparison(start: ExemplarGrid, learned: ExemplarGrid, names: Sequence[str]) -> Drawing:
     """Draw for each class (a row) the images that learning started from, the learned exemplars, and the difference.
 
-    The difference is multiplied by a whole number: the largest of a few for which 99 % of the pixels stay in range.
-    Grey images show it around white (orange: darker, purple: brighter), coloured images around grey.
+    The difference is multiplied by `difference_scale`, which the figure states. Grey images show it around white
+    (orange: darker, purple: brighter), coloured images around grey.
 
     Args:
         start: real images, uint8, or floats in [0, 1], of one to three channels.
         learned: exemplars of the same shape.
         names: the class names of the rows.
-        path: the file to write.
-
-    Returns:
-        The factor of the difference, which the figure states too.
     """
     before, after = _floats(start), _floats(learned)
-    change = after - before
-    reach = max(float(np.quantile(np.abs(change), 0.99)), 1e-9)
-    scale = max(s for s in _SCALES if s == 1 or s * reach <= 0.5)
+    change, scale = after - before, difference_scale(start, learned)
     if change.shape[-1] == 1:
         difference, around = scale * change, "white: none"
     else:
         difference, around = np.clip(0.5 + scale * change, 0, 1), "grey: none"
     blocks = {"real image, the start": before, "learned": after, f"change × {scale} ({around})": difference}
-    save(_blocks(blocks, names, diverging="change"), path)
-    return scale
+    return _blocks(blocks, names, diverging="change")
 
 
-def exemplar_kinds(kinds: Mapping[str, ExemplarGrid], names: Sequence[str], path: Path) -> None:
+def difference_scale(start: ExemplarGrid, learned: ExemplarGrid) -> int:
+    """Return by how much to multiply a difference to see it: a whole number with which 99 % of it stays in range."""
+    reach = max(float(np.quantile(np.abs(_floats(learned) - _floats(start)), 0.99)), 1e-9)
+    return max(s for s in _SCALES if s == 1 or s * reach <= 0.5)
+
+
+def exemplar_kinds(kinds: Mapping[str, ExemplarGrid], names: Sequence[str]) -> Drawing:
     """Draw the exemplars of each class (a row), exemplar kinds side by side.
 
     Images are uint8, or floats in [0, 1], of one to three channels.
     """
-    save(_blocks({title(kind, 30): _floats(images) for kind, images in kinds.items()}, names), path)
+    return _blocks({title(kind, 30): _floats(images) for kind, images in kinds.items()}, names)
 
 
 def _floats(images: ExemplarGrid) -> Float[np.ndarray, "classes exemplar height width channel"]:
@@ -59,14 +56,14 @@ def _floats(images: ExemplarGrid) -> Float[np.ndarray, "classes exemplar height 
 
 def _blocks(
     blocks: Mapping[str, Float[np.ndarray, "..."]], names: Sequence[str], diverging: str | None = None
-) -> Figure:
+) -> Drawing:
     """Draw one image for each block: its exemplars in rows by class, one pixel apart."""
     classes, amount, height, width = next(iter(blocks.values())).shape[:4]
     count = len(blocks)
     side = (WIDTH - _NAMES) / (count * (amount + _GAP))
     side = min(side, 0.9)
     figure = new_figure(_NAMES + side * count * (amount + _GAP), 0.45 + side * classes * height / width, squares=True)
-    figure.get_layout_engine().set(wspace=0.03)
+    figure.get_layout_engine().set(wspace=_GAP / amount)
     grid = figure.subplots(1, count, squeeze=False)[0]
     for axes, (heading, images) in zip(grid, blocks.items(), strict=True):
         around_zero = diverging is not None and heading.startswith(diverging) and images.shape[-1] == 1

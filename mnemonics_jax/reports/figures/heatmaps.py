@@ -1,7 +1,7 @@
 """Figures of matrices: accuracy of each class group after each phase, and confusion matrices."""
 
+import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -10,13 +10,15 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 
 from mnemonics_jax.phase.evaluation import Accuracies
-from mnemonics_jax.reports.figures.style import WIDTH, label, new_figure, save, title
+from mnemonics_jax.reports.figures.style import WIDTH, Drawing, clean, label, new_figure, title
 from mnemonics_jax.reports.statistics import FORGETTING
 
 _READABLE = 11
 """Most rows of a matrix whose numbers are written into its cells."""
 _NAMED = 20
 """Most classes that a confusion matrix names."""
+_EXPLAINED = 26
+"""Most rows of a matrix whose cells have tooltips; those of a hundred classes would take a megabyte each."""
 
 
 class Confusion(NamedTuple):
@@ -30,28 +32,34 @@ class Confusion(NamedTuple):
     sizes: tuple[int, ...]
 
 
-def group_accuracy(arms: Mapping[str, Float[np.ndarray, "orders phases groups"]], path: Path) -> None:
+def group_accuracy(arms: Mapping[str, Float[np.ndarray, "orders phases groups"]], lowest: float = 0.0) -> Drawing:
     """Draw the phase × class-group matrix of each arm: accuracy (%) on the classes of one phase, after each phase.
 
     The map shows the mean over class orders. Down a column, one sees how a group is forgotten. NaN, for groups still to
     come, stays blank. The title names both kinds of forgetting and backward transfer, each a mean over class orders.
+    The colours begin at `lowest` percent; one value for several figures makes their colours comparable.
     """
     figure, axes = _row_of_squares(len(arms))
     for place, (name, matrices) in zip(axes, arms.items(), strict=True):
         matrix = matrices.mean(axis=0)
-        image = place.imshow(matrix, cmap="cividis", vmin=0, vmax=100, aspect="equal")
+        image = place.imshow(matrix, cmap="cividis", vmin=lowest, vmax=100, aspect="equal")
         place.set_title(f"{title(name)}\n{_losses(matrices)}", fontsize=9)
-        place.set(xlabel="class group, by arrival", ylabel="after phase")
+        place.set(xlabel="class group, by arrival", ylabel="after phase" if _is_first(place) else "")
         for axis in (place.xaxis, place.yaxis):
             axis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, nbins=8))
         if len(matrix) <= _READABLE:
             size = max(4.0, min(9.0, 42 / len(matrix) * (3 / max(len(arms), 2)) ** 0.5))
             for (row, column), value in np.ndenumerate(matrix):
                 if np.isfinite(value):
-                    colour = "black" if value > 55 else "white"
+                    colour = "black" if value > lowest + 0.55 * (100 - lowest) else "white"
                     place.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=size)
+        texts = [
+            f"{name}: {value:.2f} % on the classes of phase {column} after phase {row}" if np.isfinite(value) else ""
+            for (row, column), value in np.ndenumerate(matrix)
+        ]
+        _explain_cells(figure, place, texts)
     figure.colorbar(image, ax=axes, fraction=0.05).set_label("accuracy (%)")
-    save(figure, path)
+    return figure
 
 
 def _losses(matrices: Float[np.ndarray, "orders phases groups"]) -> str:
@@ -64,7 +72,7 @@ def _losses(matrices: Float[np.ndarray, "orders phases groups"]) -> str:
     return "\n".join(f"{name} {value:.1f}" for name, value in means.items()).replace("-", "−")
 
 
-def confusion_matrices(runs: Mapping[str, Confusion], path: Path) -> None:
+def confusion_matrices(runs: Mapping[str, Confusion]) -> Drawing:
     """Draw the confusion matrix of each run, in percent of each true class, with lines where phases begin.
 
     Classes are in class order. The colour scale follows the square root, because the interesting confusions are a few
@@ -79,18 +87,37 @@ def confusion_matrices(runs: Mapping[str, Confusion], path: Path) -> None:
             place.axhline(edge, color="white", lw=0.7)
             place.axvline(edge, color="white", lw=0.7)
         place.set_title(title(name), fontsize=10)
-        place.set(xlabel="predicted", ylabel="true, by arrival")
+        place.set(xlabel="predicted", ylabel="true, by arrival" if _is_first(place) else "")
         _name_classes(place, run.names)
+        texts = [
+            f"{count} of {run.counts[true].sum()} images of {run.names[true]} ({shares[true, guess]:.1f} %) predicted "
+            f"as {run.names[guess]}"
+            for (true, guess), count in np.ndenumerate(run.counts)
+        ]
+        _explain_cells(figure, place, texts)
     if len({run.names for run in runs.values()}) == 1:
         for place in axes:
-            if not place.get_subplotspec().is_first_col():
+            if not _is_first(place):
                 place.set_yticklabels([])
     bar = figure.colorbar(image, ax=axes, fraction=0.05, ticks=[0, 1, 5, 10, 25, 50, 100])
     bar.set_label("of a class's images (%)")
-    save(figure, path)
+    return figure
 
 
-def _row_of_squares(number: int) -> tuple[mpl.figure.Figure, list[Axes]]:
+def _is_first(axes: Axes) -> bool:
+    return axes.get_subplotspec().is_first_col()
+
+
+def _explain_cells(figure: Drawing, axes: Axes, texts: list[str]) -> None:
+    """Lay a transparent mesh over a square matrix, with a tooltip for each cell; none over a large matrix."""
+    side = math.isqrt(len(texts))
+    if side <= _EXPLAINED:
+        edges = np.arange(side + 1) - 0.5
+        mesh = axes.pcolormesh(edges, edges, np.zeros((side, side)), alpha=0, linewidth=0)
+        figure.explain(mesh, [clean(text) for text in texts])
+
+
+def _row_of_squares(number: int) -> tuple[Drawing, list[Axes]]:
     """Return a figure and `number` square axes, three in a row."""
     columns = min(number, 3)
     rows = -(-number // columns)

@@ -1,0 +1,43 @@
+"""Drawing in processes: results in order, failures as words, one thread each."""
+
+import os
+from functools import partial
+
+import pytest
+from helpers import Listening
+
+from mnemonics_jax.reports.drawing import Failure, Task, run_tasks
+
+
+def double(number):
+    if number == 2:
+        raise ValueError("two is not liked")
+    return 2 * number, os.environ.get("OMP_NUM_THREADS"), os.getpid()
+
+
+TASKS = [Task(f"task {number}", partial(double, number)) for number in range(4)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tasks_give_their_results_in_order_and_a_failure_stays_alone(workers):
+    results = run_tasks(TASKS, "tasks", Listening(), workers)
+    assert results[2] == Failure("two is not liked")
+    assert [result[0] for result in results if not isinstance(result, Failure)] == [0, 2, 6]
+    if workers > 1:
+        assert {result[1] for result in results if not isinstance(result, Failure)} == {"1"}
+        assert os.getpid() not in {result[2] for result in results if not isinstance(result, Failure)}
+
+
+def test_a_process_that_dies_costs_figures_and_not_the_report():
+    display = Listening()
+    results = run_tasks([Task("dies", partial(os._exit, 1)), *TASKS], "tasks", display, 2)
+    assert isinstance(results[0], Failure)
+    assert any("a process of the report ended without a word; left out: dies" in line for line in display.said)
+
+
+def test_a_full_disk_is_told_as_one():
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        run_tasks([Task("full", full)], "tasks", Listening(), 1)
