@@ -149,7 +149,8 @@ def arrays(rng: random.Random, work: Path, out: Path, expected: dict[str, Any]) 
 
 
 def _on(source: str, path: Path, work: Path, *more: str) -> list[str]:
-    tiny = [word for word in SETTINGS if word not in ("--data.num-classes", "4")]
+    without = SETTINGS.index("--data.num-classes")
+    tiny = [*SETTINGS[:without], *SETTINGS[without + 2 :]]
     chosen = ["--method", "icarl", "--exemplars", "random", "--exemplars.per-class", "2", *more]
     return ["run", source, "--data.path", str(path), *tiny, *chosen, "--out", str(work / "run")]
 
@@ -170,7 +171,7 @@ def pictures(rng: random.Random, work: Path, out: Path, expected: dict[str, Any]
         way(path, rng)
         done.append(f"{way.__name__} {path.relative_to(root)}")
     more = rng.choice([[], ["--data.stream"], ["--data.stream", "--data.resized-crop", "--data.crop-padding", "0"]])
-    return ", ".join(done), command(_on("folder", root, work, "--data.image-size", "8", *more)), _anything
+    return ", ".join(done), command(_on("images", root, work, "--data.image-size", "8", *more)), _anything
 
 
 def config_file(rng: random.Random, work: Path, out: Path, expected: dict[str, Any]) -> Attack:
