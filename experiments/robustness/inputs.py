@@ -38,6 +38,7 @@ VALUES = (
 )
 """Values of flags; those that are accepted leave a run tiny."""
 SAVED = "summary.json"
+_STREAM = ("--data.stream", "True")
 
 
 def attacks(number: int, seed: int, out: Path, expected: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
@@ -170,7 +171,7 @@ def pictures(rng: random.Random, work: Path, out: Path, expected: dict[str, Any]
         way = rng.choice(WAYS)
         way(path, rng)
         done.append(f"{way.__name__} {path.relative_to(root)}")
-    more = rng.choice([[], ["--data.stream"], ["--data.stream", "--data.resized-crop", "--data.crop-padding", "0"]])
+    more = rng.choice([[], _STREAM, [*_STREAM, "--data.resized-crop", "--data.crop-padding", "0"]])
     return ", ".join(done), command(_on("images", root, work, "--data.image-size", "8", *more)), _anything
 
 

@@ -132,7 +132,9 @@ def _leave(schedule: CheckpointSchedule, display: Display) -> str:
     """Save the last point of a run and return the message that it ends with."""
     display.stop()
     path = schedule.save_last()
-    return f"{stop_reason()}; the same command goes on from {path.name if path else 'the start'}"
+    # Only the process that saves knows the name.
+    saved = path.name if path else "the start" if is_primary() else "the last checkpoint"
+    return f"{stop_reason()}; the same command goes on from {saved}"
 
 
 def _common_setup(
