@@ -51,7 +51,7 @@ def attacks(number: int, seed: int, out: Path, expected: dict[str, dict[str, Any
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         said, call, right = make(rng, work, out, expected)
-        ended = Forked(call, {"HOME": str(work)}).wait()
+        ended = Forked(call, {"HOME": str(work), "XDG_CACHE_HOME": str(out / "cache")}).wait()
         found = outcome(ended, right=right(ended))
         shutil.rmtree(work, ignore_errors=True)
         yield f"{index} {make.__name__}: {said[:300]}", found, f"status {ended.status}: {ended.said}"
