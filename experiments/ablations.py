@@ -7,11 +7,10 @@ Every row is compared with herding on the same class orders, at the same budget,
 inner loop for Θᴱ. Each table begins with its controls: no memory, random exemplars, herding, all data (joint). Where
 random and herding do not differ by two standard errors, the table says that it cannot tell. Exemplars are learned
 without the gate, which would replace those that an ablation is to show; the table `gate` compares both. Finished runs
-are not run again; TABLE.md and TABLE.csv in --out have the rows of all finished runs.
+are not run again; TABLE.md, .csv, .json and .tex in --out have the rows of all finished runs.
 """
 
 import argparse
-import csv
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from mnemonics_jax.config.parsing import has, override, pairs
 from mnemonics_jax.config.presets import PRESETS, RECIPES, make_config
 from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.methods import METHODS, method_class
+from mnemonics_jax.reports.publish import Column, TextTable, cell_text, publish, text_table
 from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
 from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.compile_cache import use_persistent_cache
@@ -195,22 +195,24 @@ def _gains(mine: dict[int, Summary], herding: dict[int, Summary], seeds: list[in
 
 
 def write_table(table: str, ablations: Ablations, summaries: dict[str, dict[str, Any]], out: Path) -> str:
-    """Write TABLE.csv with all figures and TABLE.md without seconds; return the text of the latter."""
+    """Write TABLE.csv and .json with all figures, .tex and .md without seconds; return the text of the latter."""
     lines = ablations.cells(table, summaries)
-    with (out / f"{table}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
-    text = [f"**{TABLES[table][0]}**"]
-    for block in BLOCKS:
-        heads = ["method", "exemplars", "orders", *block.values(), *(f"{name}, difference" for name in block.values())]
-        text += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-        for line in lines:
-            figures = [_figure(line, key) for key in block] + [_figure(line, f"{key}_gain", "+") for key in block]
-            text.append(f"| {' | '.join([line['method'], line['exemplars'], str(line['orders']), *figures])} |")
+    shown = [_text_table(block, TABLES[table][0], lines) for block in BLOCKS]
+    publish(lines, shown, out / table, f"{TABLES[table][0]}, {ablations.preset}")
+    text = [f"**{TABLES[table][0]}**", *(line for block in shown for line in ("", *block.markdown()))]
     text += ["", *(verdict for line in lines if (verdict := _verdict(line)))]
     (out / f"{table}.md").write_text("\n".join(text) + "\n")
     return "\n".join(text)
+
+
+def _text_table(block: dict[str, str], title: str, lines: list[dict[str, Any]]) -> TextTable:
+    """Return some results and their differences from herding as text; the best of each method is marked."""
+    lowest = set(FORGETTING.values()) - {"backward_transfer"}
+    best = {key: "lowest" if key.removesuffix("_exemplar_model") in lowest else "highest" for key in block}
+    columns = [Column("orders", "orders", form="d"), *(Column(name, key, best[key]) for key, name in block.items())]
+    columns += [Column(f"{name}, difference", f"{key}_gain", sign="+") for key, name in block.items()]
+    words = {"method": "method", "exemplars": "exemplars"}
+    return text_table(lines, words, columns, within="method", caption=title)
 
 
 def _verdict(line: dict[str, Any]) -> str | None:
@@ -222,15 +224,8 @@ def _verdict(line: dict[str, Any]) -> str | None:
         return f"- {line['method']}: one class order cannot tell random from herded exemplars."
     tells = abs(gain) >= 2 * error
     end = "this regime tells exemplars apart." if tells else "too little to tell exemplars apart in this regime."
-    difference = _figure(line, "average_accuracy_gain", "+")
+    difference = cell_text(line, Column("", "average_accuracy_gain", sign="+"))
     return f"- {line['method']}: random exemplars differ from herding by {difference}: {end}"
-
-
-def _figure(line: dict[str, Any], key: str, sign: str = "") -> str:
-    mean, error = line[key], line[f"{key}_sem"]
-    if mean is None:
-        return ""
-    return (f"{mean:{sign}.2f}" + (f" ± {error:.2f}" if error is not None else "")).replace("-", "−")
 
 
 def main(words: list[str] | None = None) -> int:

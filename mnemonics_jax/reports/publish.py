@@ -66,7 +66,7 @@ class TextTable:
             column_format="l" * self.words + "r" * (len(self.headings) - self.words),
             position="htbp",
             position_float="centering",
-            caption=self.caption.replace("%", r"\%") or None,
+            caption=_escaped(self.caption) or None,
         )
         for plain, written in _LATEX.items():
             text = text.replace(plain, written)
@@ -164,6 +164,12 @@ def write_latex(tables: Sequence[TextTable], path: Path, title: str) -> None:
     comment = " ".join(title.split())
     parts = [f"% {comment}; needs \\usepackage{{booktabs}}\n", *(table.latex() for table in tables)]
     write_atomically(path, "\n".join(parts))
+
+
+def _escaped(text: str) -> str:
+    """Return a sentence with the characters that LaTeX reads as commands escaped, as pandas does it in cells."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
 def _with(stem: Path, suffix: str) -> Path:

@@ -1,6 +1,5 @@
-"""Reports of a sweep: JSON, CSV and Markdown, and a plot of each result against the first swept setting."""
+"""Reports of a sweep: JSON, CSV, LaTeX and Markdown, and a plot of each result against the first swept setting."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ matplotlib.use("Agg")  # Draw without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
+from mnemonics_jax.reports.publish import FORGETTING_COLUMNS, Column, TextTable, text_table, write_csv, write_latex
 from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
 from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.files import read_json, write_atomically, write_json
@@ -23,27 +23,25 @@ Row = dict[str, Any]
 FIGURES = ("average_accuracy", "average_accuracy_exemplar_model", *FORGETTING.values(), "seconds")
 """Keys of a point's row that hold means over class orders, each with `_mean` and `_sem`."""
 
-_COLUMNS = {
-    "average Θ (%)": "average_accuracy",
-    "average Θᴱ (%)": "average_accuracy_exemplar_model",
-    **FORGETTING,
-    "gain Θ over herding": "gain",
-    "gain Θᴱ over herding": "gain_exemplar_model",
-    "seconds (fastest order)": "seconds_least",
-    "outer step (MB)": "outer_step_megabytes",
-}
+_COLUMNS = (
+    Column("average Θ (%)", "average_accuracy", "highest"),
+    Column("average Θᴱ (%)", "average_accuracy_exemplar_model", "highest"),
+    *FORGETTING_COLUMNS,
+    Column("gain Θ over herding", "gain", "highest", sign="+"),
+    Column("gain Θᴱ over herding", "gain_exemplar_model", "highest", sign="+"),
+    Column("seconds (fastest order)", "seconds_least", "lowest"),
+    Column("outer step (MB)", "outer_step_megabytes", "lowest"),
+)
 
 
 def write_sweep(sweep: Sweep, out: Path) -> str:
-    """Write sweep.json, sweep.csv, sweep.md and sweep.png into `out`; return the Markdown."""
+    """Write sweep.json, .csv, .md, .tex and .png into `out`; return the Markdown."""
     rows = sweep_rows(sweep, out)
     write_json(out / "sweep.json", {"sweep": vars(sweep), "points": rows})
-    flat = [_flat(row) for row in rows]
-    with (out / "sweep.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(flat[0]))
-        writer.writeheader()
-        writer.writerows(flat)
-    text = _markdown(sweep, rows)
+    write_csv([_flat(row) for row in rows], out / "sweep.csv")
+    table = _table(sweep, rows)
+    write_latex([table], out / "sweep.tex", _title(sweep))
+    text = _markdown(sweep, rows, table)
     write_atomically(out / "sweep.md", text)
     _plot(sweep, rows, out / "sweep.png")
     return text
@@ -55,12 +53,28 @@ def _flat(row: Row) -> Row:
     return {**row["settings"], "seeds": len(row["seeds"]), **plain, "failures": len(row["failures"])}
 
 
-def _markdown(sweep: Sweep, rows: list[Row]) -> str:
+def _title(sweep: Sweep) -> str:
     fixed = " ".join(f"{name}={text}" for name, text in sweep.fixed.items())
     recipe = "" if sweep.recipe == "default" else f", recipe {sweep.recipe}"
+    method = sweep.method or "its method"
+    return f"{sweep.preset}{recipe}, {method}, {sweep.seeds} class orders{f', {fixed}' if fixed else ''}"
+
+
+def _columns(sweep: Sweep) -> list[Column]:
+    return [column for column in _COLUMNS if sweep.herding or not column.key.startswith("gain")]
+
+
+def _table(sweep: Sweep, rows: list[Row]) -> TextTable:
+    """Return a row for each point: its settings, its class orders, and the results, the best of them marked."""
+    flat = [{**_flat(row), "outer_step_megabytes": _value(row, "outer_step_megabytes")[0]} for row in rows]
+    words = {name.split(".")[-1]: name for name in sweep.axes}
+    orders = Column("orders", "seeds", form="d")
+    return text_table(flat, words, [orders, *_columns(sweep)], caption=f"Sweep of {_title(sweep)}")
+
+
+def _markdown(sweep: Sweep, rows: list[Row], table: TextTable) -> str:
     lines = [
-        f"# {sweep.preset}{recipe}, {sweep.method or 'its method'}, {sweep.seeds} class orders"
-        f"{f', {fixed}' if fixed else ''}",
+        f"# {_title(sweep)}",
         "",
         "Mean ± standard error over class orders; gains are paired by class order, in points. Forgetting and backward "
         "transfer, of Θ and in points: base classes, first minus final accuracy on phase 0's classes; average, best "
@@ -70,12 +84,7 @@ def _markdown(sweep: Sweep, rows: list[Row]) -> str:
         "may have to compile. The outer step's memory is the temporary memory of its compiled program.",
         "",
     ]
-    shown = {head: key for head, key in _COLUMNS.items() if sweep.herding or not key.startswith("gain")}
-    heads = [*(name.split(".")[-1] for name in sweep.axes), "orders", *shown]
-    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(sweep.axes) + "---:|" * (len(shown) + 1)]
-    for row in rows:
-        values = [*row["settings"].values(), str(len(row["seeds"])), *(_text(row, key) for key in shown.values())]
-        lines.append("| " + " | ".join(values) + " |")
+    lines += table.markdown()
     failed = [
         f"- {' '.join(f'{k}={v}' for k, v in row['settings'].items())}, seed {seed}: {message.splitlines()[-1]}"
         for row in rows
@@ -93,17 +102,9 @@ def _value(row: Row, key: str) -> tuple[float | None, float | None]:
     return (row[f"{key}_mean"], row[f"{key}_sem"]) if f"{key}_mean" in row else (row[key], None)
 
 
-def _text(row: Row, key: str) -> str:
-    value, error = _value(row, key)
-    if value is None:
-        return ""
-    sign = "+" if key.startswith("gain") else ""
-    return f"{value:{sign}.2f}" + (f" ± {error:.2f}" if error is not None else "")
-
-
 def _plot(sweep: Sweep, rows: list[Row], path: Path) -> None:
     """Draw one panel for each result, with a line for each combination of the other swept settings."""
-    shown = {head: key for head, key in _COLUMNS.items() if sweep.herding or not key.startswith("gain")}
+    shown = {column.heading: column.key for column in _columns(sweep)}
     first, *others = sweep.axes
     values = sweep.axes[first]
     numbers = [_number(value) for value in values]

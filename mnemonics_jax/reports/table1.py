@@ -1,9 +1,10 @@
-"""The table of the paper's slides: finished runs beside the paper's figures, as Markdown and CSV."""
+"""The table of the paper's slides: finished runs beside the paper's figures, as Markdown, CSV, JSON and LaTeX."""
 
-import csv
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+from mnemonics_jax.reports.publish import FORGETTING_COLUMNS, Column, TextTable, publish, text_table
 from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
 from mnemonics_jax.runs.folder import check_folder
 from mnemonics_jax.runs.summary import Summary
@@ -66,6 +67,7 @@ def transferred(asked: TableRequest) -> bool:
 
 def markdown(asked: TableRequest, table: list[dict[str, Any]]) -> str:
     """Return the table as Markdown: average accuracy first, then what the slides do not have."""
+    shown = tables(asked, table)
     lines = [
         f"# {title(asked)}",
         "",
@@ -77,15 +79,15 @@ def markdown(asked: TableRequest, table: list[dict[str, Any]]) -> str:
         if asked.scale == "small"
         else 'The paper\'s "w/ ours" includes weight transfer, which rows "w/ ours" here do not.',
         "",
-        *grid(table, {"paper": "paper_average_accuracy", "here": "average_accuracy", "difference": "difference"}),
+        *shown["average"].markdown(),
         "",
         "## Gain over herded exemplars",
         "",
-        *grid([r for r in table if r["arm"] != "baseline"], {"paper": "paper_gain", "here": "gain"}, sign="+"),
+        *shown["gain"].markdown(),
         "",
         "## Average accuracy of the model fitted to the exemplars alone (not in the slides)",
         "",
-        *grid(table, {"Θᴱ": "average_accuracy_exemplar_model"}),
+        *shown["fitted"].markdown(),
         "",
         "## Forgetting and backward transfer (not in the slides)",
         "",
@@ -93,7 +95,7 @@ def markdown(asked: TableRequest, table: list[dict[str, Any]]) -> str:
         "on the first phase's classes. Forgetting (average): best earlier minus final accuracy on the classes of a "
         "phase, mean over all phases but the last. Backward transfer: final accuracy minus that on arrival, the same "
         "mean.",
-        *(line for name, key in FORGETTING.items() for line in ("", *grid(table, {name: key}))),
+        *(line for key in FORGETTING.values() for line in ("", *shown[key].markdown())),
     ]
     return "\n".join(lines) + "\n"
 
@@ -108,38 +110,46 @@ def title(asked: TableRequest) -> str:
     return what + (f", with {' '.join(asked.settings)}" if asked.settings else "")
 
 
-def grid(table: list[dict[str, Any]], columns: dict[str, str], sign: str = "") -> list[str]:
-    """Return lines of a Markdown table: rows by method and arm, the given figures for each N."""
+def grid(table: list[dict[str, Any]], columns: Sequence[Column], caption: str = "") -> TextTable:
+    """Return a table with rows by method and arm, and the given columns for each N; the best of each is marked."""
     cells = {(r["method"], r["arm"], r["phases"]): r for r in table}
-    heads = ["method", *[f"N={n} {name}" for n in (5, 10, 25) for name in columns]]
-    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+    wide, heads = [], []
+    for n in (5, 10, 25):
+        for column in columns:
+            counts = f"{n} {column.counts}" if column.counts else ""
+            heads.append(
+                dataclasses.replace(column, heading=f"N={n} {column.heading}", key=f"{n} {column.key}", counts=counts)
+            )
     for method, arm in dict.fromkeys((r["method"], r["arm"]) for r in table):
-        values = [METHODS[method] + ARMS[arm]]
-        for n in (5, 10, 25):
-            for key in columns.values():
-                values.append(figure(cells[method, arm, n], key, "+" if key == "difference" else sign))
-        lines.append("| " + " | ".join(values) + " |")
-    return lines
+        values = {f"{n} {key}": v for n in (5, 10, 25) for key, v in cells[method, arm, n].items()}
+        wide.append({"row": METHODS[method] + ARMS[arm], **values})
+    return text_table(wide, {"method": "row"}, heads, caption=caption)
 
 
-def figure(row: dict[str, Any], key: str, sign: str) -> str:
-    """Return a figure as text, with its standard error and number of class orders where it has them."""
-    value = row.get(f"{key}_mean", row.get(key))
-    if value is None:
-        return ""
-    error = row.get(f"{key}_sem")
-    counted = f" (n={row['gain_seeds' if key == 'gain' else 'seeds']})" if f"{key}_mean" in row else ""
-    return f"{value:{sign}.2f}" + (f" ± {error:.2f}" if error is not None else "") + counted
+def tables(asked: TableRequest, table: list[dict[str, Any]]) -> dict[str, TextTable]:
+    """Return the tables that Markdown and LaTeX show, by name: `average`, `gain`, `fitted`, and those of forgetting."""
+    learned = [row for row in table if row["arm"] != "baseline"]
+    what = title(asked).replace("SHORTENED", "shortened")
+    here = Column("here", "average_accuracy", "highest", counts="seeds")
+    average = (Column("paper", "paper_average_accuracy"), here, Column("difference", "difference", sign="+"))
+    gain = (Column("paper", "paper_gain", sign="+"), Column("here", "gain", sign="+", counts="gain_seeds"))
+    fitted = Column("Θᴱ", "average_accuracy_exemplar_model", "highest", counts="seeds")
+    return {
+        "average": grid(table, average, f"Average accuracy in percent, {what}"),
+        "gain": grid(learned, gain, f"Gain over herded exemplars in points, {what}"),
+        "fitted": grid(table, [fitted], f"Average accuracy of the model fitted to the exemplars alone, {what}"),
+        **{
+            column.key: grid(table, [dataclasses.replace(column, counts="seeds")], f"{column.heading}, {what}")
+            for column in FORGETTING_COLUMNS
+        },
+    }
 
 
 def write(asked: TableRequest) -> str:
-    """Write both files and return the Markdown."""
+    """Write table1-DATASET.md, .csv, .json and .tex, and return the Markdown."""
     table = rows(asked)
     asked.out.mkdir(parents=True, exist_ok=True)
     text = markdown(asked, table)
     write_atomically(asked.out / f"table1-{place(asked)}.md", text)
-    with (asked.out / f"table1-{place(asked)}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+    publish(table, list(tables(asked, table).values()), asked.out / f"table1-{place(asked)}", title(asked))
     return text

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mnemonics_jax.reports import figures
 from mnemonics_jax.reports.figures.style import label, title
+from mnemonics_jax.reports.formats import FORMATS
 from mnemonics_jax.reports.statistics import Arm
 
 RNG = np.random.default_rng(0)

@@ -156,6 +156,9 @@ def test_the_results_are_written_as_table_and_plot(swept):
         table = list(csv.DictReader(file))
     assert [row["train.epochs"] for row in table] == ["1", "2"]
     assert float(table[1]["average_accuracy_mean"]) == pytest.approx((one + two) / 2)
+    latex = (out / "sweep.tex").read_text()
+    assert latex.count(r"\toprule") == latex.count(r"\begin{tabular}{lrrrrrrrrrr}") == 1
+    assert f"{(one + two) / 2:.2f} $\\pm$ {abs(one - two) / 2:.2f}" in latex
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -97,6 +97,11 @@ def test_what_was_not_run_is_empty_and_the_protocol_named(made):
     text = (made / "table1-small.md").read_text()
     assert text.startswith("# SHORTENED PROTOCOL on digits")
     assert "no difference is taken" in text
+    latex = (made / "table1-small.tex").read_text()
+    assert latex.startswith("% SHORTENED PROTOCOL on digits")
+    assert latex.count(r"\begin{table}") == 6
+    assert r"exemplars.unroll\_length=3" in latex
+    assert len(json.loads((made / "table1-small.json").read_text())) == len(read(made))
     assert "exemplars.unroll_length=3" in text.splitlines()[0]
     assert re.search(r"\| BiC w/ ours \| 60\.67 \|  \|  \| 58\.11 \|  \|  \| 55\.51 \|  \|  \|", text)
     assert re.search(r"\| LwF \| 49\.59 \| \d+\.\d\d ± \d+\.\d\d \(n=2\) \|  \| 46\.98 \|", text)
