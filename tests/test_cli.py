@@ -158,7 +158,7 @@ def test_an_out_that_cannot_be_written_is_refused(capsys, tmp_path, command):
     [
         (
             ("rum", "digits"),
-            "unknown command 'rum': did you mean 'run'? known are compare, export, report, run, ",
+            r"unknown command .rum.: did you mean .run.\? known are compare, export, report, run,",
         ),
         (("compare", "digits", "--methods", "icarl", "bick"), "unknown method 'bick': did you mean 'bic'"),
         (("compare", "digits", "--exemplars", "randm"), "unknown exemplar kind 'randm': did you mean 'random'"),
