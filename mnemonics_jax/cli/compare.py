@@ -11,6 +11,7 @@ from mnemonics_jax.config.config import Config
 from mnemonics_jax.config.presets import PRESETS, make_config
 from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
 from mnemonics_jax.methods import method_class
+from mnemonics_jax.runs.naming import comparison_name
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.sweeps.job import check_seeds
 
@@ -24,8 +25,9 @@ class CompareSettings:
     """Number of class orders for each arm, with the seeds 0 .. seeds-1."""
     vmap_seeds: bool = False
     """Run the class orders of an arm at once, as one vmapped program on one device."""
-    out: Path = Path("runs/compare")
-    """Folder of the comparison; each run has its own folder in it."""
+    out: Path | None = None
+    """Folder of the comparison; each run has its own folder in it. Default: runs/NAME, where NAME says what differs
+    from the preset."""
     list: tyro.conf.FlagCreatePairsOff[bool] = False
     """Only print the planned runs and which are done."""
     verbose: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -46,6 +48,7 @@ def main(words: list[str]) -> int:
     bases = start.file.apply_to_all(presets)
     # The words are parsed first with the flags of all arms, for help and for unknown words, and then once for each arm,
     # which takes the flags that it has; a flag that is not given keeps the value of the arm.
+    everything = shared.with_all_settings(presets)
     asked = shared.parse(
         CompareSettings(shared.with_all_settings(bases)),
         start.words,
@@ -58,10 +61,11 @@ def main(words: list[str]) -> int:
     for config in configs:
         config.validate()
     check_seeds("--seeds", asked.seeds)
-    return _compare(asked, {(config.method.name, config.exemplars.name): config for config in configs})
+    out = asked.out or Path("runs") / comparison_name(asked.config, everything)
+    return _compare(asked, out, {(config.method.name, config.exemplars.name): config for config in configs})
 
 
-def _compare(asked: CompareSettings, arms: dict[tuple[str, str], Config]) -> int:
+def _compare(asked: CompareSettings, out: Path, arms: dict[tuple[str, str], Config]) -> int:
     from mnemonics_jax.reports.tables import comparison_tables, write_report
     from mnemonics_jax.runtime.compile_cache import use_persistent_cache
     from mnemonics_jax.runtime.progress import Display, stdout
@@ -69,11 +73,11 @@ def _compare(asked: CompareSettings, arms: dict[tuple[str, str], Config]) -> int
     from mnemonics_jax.sweeps.jobs import job_lines
 
     if asked.list:
-        print("\n".join(job_lines(comparison_jobs(arms, asked.seeds), asked.out)))
+        print("\n".join(job_lines(comparison_jobs(arms, asked.seeds), out)))
         return 0
     use_persistent_cache()
     with Display(verbose=asked.verbose) as display:
-        summaries = compare(arms, asked.seeds, asked.out, display, asked.save, vmap_seeds=asked.vmap_seeds)
-    stdout().print(comparison_tables(write_report(summaries, asked.out)))
-    print(shared.where_results_lie(asked.out))
+        summaries = compare(arms, asked.seeds, out, display, asked.save, vmap_seeds=asked.vmap_seeds)
+    stdout().print(comparison_tables(write_report(summaries, out)))
+    print(shared.where_results_lie(out))
     return 0

@@ -10,6 +10,7 @@ import tyro
 
 from mnemonics_jax.cli import words as shared
 from mnemonics_jax.config.parsing import pairs
+from mnemonics_jax.runs.naming import plain_name, short_hash
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.sweeps.job import Job
@@ -51,8 +52,9 @@ class SweepSettings:
     """Run herded exemplars too, under the same settings, and give each point's gain over them."""
     settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE ...")] = ()
     """Settings to change in every run."""
-    out: Path = Path("runs/sweep")
-    """Folder of the runs and of the results."""
+    out: Path | None = None
+    """Folder of the runs and of the results. Default: runs/NAME, where NAME names the swept settings and ends in a hash
+    of all that points of one folder have to share."""
     list: tyro.conf.FlagCreatePairsOff[bool] = False
     """Only print the planned runs and which are done."""
     verbose: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -83,12 +85,19 @@ def run(asked: SweepSettings) -> int:
     jobs = sweep.jobs()
     for job in jobs:
         job.config.validate()
+    asked = dataclasses.replace(asked, out=asked.out or Path("runs") / _name(sweep))
     if asked.list:
         from mnemonics_jax.sweeps.jobs import job_lines
 
         print("\n".join(job_lines(jobs, asked.out)))
         return 0
     return _sweep(asked, sweep, jobs)
+
+
+def _name(sweep: Sweep) -> str:
+    shared_settings = [sweep.preset, sweep.method, sweep.recipe, sweep.fixed, sorted(sweep.axes)]
+    axes = plain_name(",".join(name.split(".")[-1] for name in sweep.axes))
+    return "-".join(["sweep", sweep.preset, axes, short_hash(shared_settings)])
 
 
 def _sweep(asked: SweepSettings, sweep: Sweep, jobs: list[Job]) -> int:
@@ -105,4 +114,5 @@ def _sweep(asked: SweepSettings, sweep: Sweep, jobs: list[Job]) -> int:
     with Display(verbose=asked.verbose) as display:
         outcome = runner(jobs, asked.out, display, asked.save, measure)
     print(write_sweep(sweep, asked.out))
+    print(f"\nresults: {asked.out}")
     return outcome.status

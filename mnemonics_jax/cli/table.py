@@ -65,4 +65,5 @@ def run(asked: TableSettings) -> int:
     with Display(verbose=asked.verbose) as display:
         outcome = run_jobs(jobs, asked.out, display, asked.save)
     print(write(asked))
+    print(f"results: {asked.out}")
     return outcome.status

@@ -147,8 +147,7 @@ def wrapped(text: str) -> str:
 
 def where_results_lie(out: Path) -> str:
     """Return the last lines of a command whose results are in `out`: what lies there, and the next command."""
-    word = shlex.quote(str(out))
-    return f"results: {out}\nnext:    mnemonics report {word}    (figures, tables and a page, {out / 'report.html'})"
+    return f"results: {out}\nnext:    mnemonics report {shlex.quote(str(out))}    (figures, tables, report.html)"
 
 
 def _wrap_help(cls: type, settings: Any = None) -> None:

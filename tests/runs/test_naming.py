@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,45 @@ def test_a_run_blocks_no_run_of_other_settings(monkeypatch, tmp_path, capsys):
         assert ended.value.code == 3
     assert len({*folders}) == 3
     assert all(folder.parent.name == "runs" for folder in folders)
+
+
+class Started(Exception):
+    """Carries the folder in which a command would run."""
+
+
+@pytest.fixture
+def folder(monkeypatch):
+    """Gives the folder that `compare` or `sweep` chooses for some words."""
+
+    def start(_, *given, **__):
+        raise Started(given)
+
+    monkeypatch.setattr("mnemonics_jax.sweeps.comparison.compare", start)
+    monkeypatch.setattr("mnemonics_jax.sweeps.jobs.run_jobs", start)
+    monkeypatch.setattr("mnemonics_jax.runtime.compile_cache.use_persistent_cache", lambda: None)
+
+    def chosen(*words):
+        with pytest.raises(Started) as caught:
+            cli.main(words)
+        return next(path for path in caught.value.args[0] if isinstance(path, Path)).as_posix()
+
+    return chosen
+
+
+def test_comparisons_of_other_settings_have_other_folders(folder):
+    assert folder("compare", "digits") == "runs/compare-digits"
+    # More arms and class orders belong to those that are there.
+    assert folder("compare", "digits", "--methods", "lwf", "--seeds", "9") == "runs/compare-digits"
+    changed = folder("compare", "digits", "--train.epochs", "3")
+    assert re.fullmatch(r"runs/compare-digits-epochs=3-[0-9a-f]{6}", changed)
+    assert folder("compare", "digits", "--train.epochs", "4") != changed
+    assert folder("compare", "digits", "--recipe", "paper").startswith("runs/compare-digits-paper-")
+
+
+def test_sweeps_of_other_settings_have_other_folders(folder):
+    axis = ("--sweep", "exemplars.unroll_length=1,2")
+    first = folder("sweep", "digits", *axis)
+    assert re.fullmatch(r"runs/sweep-digits-unroll_length-[0-9a-f]{6}", first)
+    assert folder("sweep", "digits", "--sweep", "exemplars.unroll_length=1,2,3", "--seeds", "9") == first
+    others = [folder("sweep", "digits", *axis, *more) for more in (("--set", "train.epochs=3"), ("--method", "bic"))]
+    assert len({first, *others, folder("sweep", "digits", "--sweep", "exemplars.outer_steps=1,2")}) == 4
