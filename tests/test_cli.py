@@ -468,7 +468,7 @@ def test_report_rebuilds_both_files_from_the_summaries(compared, capsys, monkeyp
     (compared / "comparison.json").unlink()
     (compared / "accuracy.png").unlink()
     monkeypatch.setattr("mnemonics_jax.runs.runner.run_in_folder", None)
-    # What checkpoints add to a report is test_report.py's concern.
+    # What checkpoints add to a report is the concern of tests/reports.
     monkeypatch.setattr(report_page, "load_figure_data", closed)
     cli.main(["report", str(compared)])
     assert json.loads((compared / "comparison.json").read_text()) == before

@@ -129,7 +129,7 @@ def grid(table: list[dict[str, Any]], columns: Sequence[Column], caption: str = 
 def tables(asked: TableRequest, table: list[dict[str, Any]]) -> dict[str, TextTable]:
     """Return the tables that Markdown and LaTeX show, by name: `average`, `gain`, `fitted`, and those of forgetting."""
     learned = [row for row in table if row["arm"] != "baseline"]
-    what = title(asked).replace("SHORTENED", "shortened")
+    what = title(asked)
     here = Column("here", "average_accuracy", "highest", counts="seeds")
     average = (Column("paper", "paper_average_accuracy"), here, Column("difference", "difference", sign="+"))
     gain = (Column("paper", "paper_gain", sign="+"), Column("here", "gain", sign="+", counts="gain_seeds"))
