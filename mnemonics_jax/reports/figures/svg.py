@@ -51,6 +51,8 @@ def _simplify(element: ET.Element, prefix: str) -> None:
     attributes = {}
     for name, value in element.attrib.items():
         if name == "id":
+            if element.tag == "image":
+                continue  # Two equal images of a figure have the same, and nothing refers to it.
             value = f"{prefix}-{value}"
         elif name == _HREF:
             name, value = "href", value.replace("#", f"#{prefix}-", 1) if value.startswith("#") else value
