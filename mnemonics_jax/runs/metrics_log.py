@@ -1,14 +1,11 @@
 """The log of a run: metrics.jsonl with one line for each event, and TensorBoard events of the same values."""
 
 import json
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.summary import scalar
-
+from mnemonics_jax.runs.tensorboard import TensorBoard
 from mnemonics_jax.runtime.files import cannot_write, remove, write_atomically
 
 
@@ -49,10 +46,9 @@ class MetricsLog:
             (out / "tensorboard").mkdir(exist_ok=True)
             for path in (out / "tensorboard").glob("events.out.tfevents.*"):
                 remove(path)
-            # Not SummaryWriter: it writes in a thread of its own, which a full disk would end without an error.
-            self._board = EventsWriter(str(out / "tensorboard" / "events"))
+            self._board = TensorBoard(out / "tensorboard")
             for event in events:
-                self._show(event)
+                self._board.write(event)
 
     def write(self, event: dict[str, Any]) -> None:
         """Append one event, as one line."""
@@ -60,26 +56,18 @@ class MetricsLog:
         with cannot_write(self._path):
             self._file.write(lines_of([event]))
             self._file.flush()
-            self._show(event)
-            if "step" not in event:
-                self._board.flush()
+            self._board.write(event)
+
+    def finish(self, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        """Show the settings of the run beside its results, in TensorBoard alone."""
+        with cannot_write(self._path):
+            self._board.finish(settings, results)
 
     def close(self) -> None:
         """Close both files."""
         with cannot_write(self._path):
             self._file.close()
             self._board.close()
-
-    def _show(self, event: dict[str, Any]) -> None:
-        phase, step = event["phase"], event.get("step")
-        name = event["event"] if step is None else f"{event['event']}/phase_{phase}"
-        if event.get("problem"):
-            name += f"_{event['problem']}"  # each problem of a phase counts its steps from 1
-        for key, value in event.items():
-            if key not in ("event", "phase", "step", "problem") and isinstance(value, int | float):
-                shown = scalar(f"{name}/{key}", value)
-                at = phase if step is None else step
-                self._board.write_event(Event(wall_time=time.time(), step=at, summary=shown))
 
 
 class NullLog:

@@ -274,6 +274,9 @@ def _phases(
         schedule.phase_done(state)
         display.phase_done(event)
         resume_point = ResumePoint(state)
+    if is_primary():
+        results = summarise(setup, resume_point.state, metrics_log.events)
+        metrics_log.finish(flatten(setup.config.to_dict()), results)
     return resume_point.state
 
 

@@ -148,9 +148,23 @@ def test_tensorboard_shows_the_same_numbers(whole):
     for phase, value in enumerate(summary["accuracy"]):
         assert shown["phase/accuracy", phase] == pytest.approx(value, rel=1e-6)
     losses = [event for event in events(out) if event["event"] == "train"]
-    assert losses
+    assert {event["phase"] for event in losses} == set(range(6))
+    before = dict.fromkeys(range(6), 0)
     for event in losses:
-        assert shown[f"train/phase_{event['phase']}/loss", event["step"]] == pytest.approx(event["loss"], rel=1e-6)
+        later = range(event["phase"] + 1, 6)
+        before |= dict.fromkeys(later, before[event["phase"]] + event["step"])
+        step = before[event["phase"]] + event["step"]
+        assert shown["train/loss", step] == pytest.approx(event["loss"], rel=1e-6), "one curve over all phases"
+    for key in ("average_accuracy", "forgetting", "memory_bytes"):
+        assert shown[f"result/{key}", 0] == pytest.approx(summary[key], rel=1e-6)
+    assert ("_hparams_/session_start_info", 0) in shown
+
+
+def test_tensorboard_has_the_settings_as_hyperparameters(config, whole):
+    (path,) = (whole[0] / "tensorboard").iterdir()
+    text = path.read_bytes()
+    for name in (b"exemplars.unroll_length", b"train.epochs", b"result/average_accuracy", b"_hparams_/experiment"):
+        assert name in text
 
 
 def test_a_finished_run_returns_its_summary_at_once(config, whole, monkeypatch):
@@ -262,7 +276,17 @@ def test_the_problems_of_a_phase_have_curves_of_their_own(tmp_path):
             {"event": "outer", "phase": 2, "step": 10, "problem": problem, "stage": "adjusting", "loss": 0.5}
         )
     metrics_log.close()
-    assert tensorboard_scalars(tmp_path) == [("outer/phase_2/loss", 10, 0.5), ("outer/phase_2_1/loss", 10, 0.5)]
+    assert tensorboard_scalars(tmp_path) == [("outer/loss", 10, 0.5), ("outer_1/loss", 10, 0.5)]
+
+
+def test_the_steps_of_a_phase_follow_those_of_the_phase_before(tmp_path):
+    steps = [(0, 5), (0, 10), (1, 5), (2, 5), (2, 15)]
+    logged = [{"event": "train", "phase": phase, "step": step, "loss": 1.0} for phase, step in steps]
+    resumed = MetricsLog(tmp_path, logged[:3])
+    for event in logged[3:]:
+        resumed.write(event)
+    resumed.close()
+    assert [step for _, step, _ in tensorboard_scalars(tmp_path)] == [5, 10, 15, 20, 30]
 
 
 def test_the_seed_decides_everything(tiny, config, whole, tmp_path):
