@@ -212,7 +212,9 @@ def _text_table(block: dict[str, str], title: str, lines: list[dict[str, Any]]) 
     columns = [Column("orders", "orders", form="d"), *(Column(name, key, best[key]) for key, name in block.items())]
     columns += [Column(f"{name}, difference", f"{key}_gain", sign="+") for key, name in block.items()]
     words = {"method": "method", "exemplars": "exemplars"}
-    return text_table(lines, words, columns, within="method", caption=title)
+    # Nothing competes with the bounds.
+    bounds = [number for number, line in enumerate(lines) if line["exemplars"] in (NO_MEMORY.label, JOINT.label)]
+    return text_table(lines, words, columns, within="method", unranked=bounds, caption=title)
 
 
 def _verdict(line: dict[str, Any]) -> str | None:

@@ -17,13 +17,13 @@ _ABOUT = """The table of the paper's slides: every cell as runs, with their resu
 
 A cell is a data set, N, a method and an arm: baseline replays herded exemplars, ours learned ones, and ours+transfer
 learned ones with weight transfer, which the paper's "w/ ours" included. The same command goes on where it stopped and
-runs only what is missing; runs that start the same train phase 0 once. table1-DATASET.md and .csv in --out have
-everything that is finished there, whatever part of the table the command names; cells without a run are empty. Exit
-status 3: a run failed (failure.json in its folder); the same command tries it again.
+runs only what is missing; runs that start the same train phase 0 once. table1-DATASET.md, .csv, .json and .tex in --out
+have everything that is finished there, whatever part of the table the command names; cells without a run are empty.
+Exit status 3: a run failed (failure.json in its folder); the same command tries it again.
 
 --scale small is a shortened protocol for small machines: scikit-learn's digits (N = 5 only), or images of your own
-(--images DIR), a small network, ten epochs, fifty outer steps. Its results are labelled so in table1-small.md and
-.csv, and no difference from the paper's figures is taken.
+(--images DIR), a small network, ten epochs, fifty outer steps. Its results are labelled so in the files table1-small.*,
+and no difference from the paper's figures is taken.
 """
 
 

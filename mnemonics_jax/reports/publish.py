@@ -1,6 +1,6 @@
 """Tables of results for papers and programs: CSV, JSON, LaTeX (booktabs) and Markdown, from the same rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +79,7 @@ def text_table(
     columns: Sequence[Column],
     *,
     within: str | None = None,
+    unranked: Collection[int] = (),
     caption: str = "",
     empty: str = "",
 ) -> TextTable:
@@ -89,10 +90,11 @@ def text_table(
         words: heading and key of the columns of words.
         columns: the columns of numbers.
         within: the key of the words within which the best values are looked for; None for the whole column.
+        unranked: numbers of rows that are never the best, such as bounds that no row competes with.
         caption: a sentence about the table.
         empty: the text of a missing value.
     """
-    marks = [best_rows(rows, column, within) for column in columns]
+    marks = [best_rows(rows, column, within, unranked) for column in columns]
     cells = tuple(
         (*(str(row[key]) for key in words.values()), *(cell_text(row, column, empty) for column in columns))
         for row in rows
@@ -115,17 +117,19 @@ def cell_text(row: Row, column: Column, empty: str = "") -> str:
     return text.replace("-", "−") + (f" (n={row[column.counts]})" if column.counts else "")
 
 
-def best_rows(rows: Sequence[Row], column: Column, within: str | None = None) -> set[int]:
+def best_rows(
+    rows: Sequence[Row], column: Column, within: str | None = None, unranked: Collection[int] = ()
+) -> set[int]:
     """Return the numbers of the rows with the best value, by two decimals; of each group of rows with equal `within`.
 
-    A group with fewer than two values, or with equal values alone, has no best one.
+    A group with fewer than two values, or with equal values alone, has no best one. Rows in `unranked` do not count.
     """
     if column.best is None:
         return set()
     groups: dict[Any, dict[int, float]] = {}
     for number, row in enumerate(rows):
         value, _ = value_and_error(row, column.key)
-        if value is not None:
+        if value is not None and number not in unranked:
             groups.setdefault(row[within] if within else None, {})[number] = round(value, 2)
     pick = max if column.best == "highest" else min
     return {

@@ -98,6 +98,17 @@ def test_a_table_says_whether_its_regime_can_tell_random_from_herding(tmp_path, 
     assert words in text.splitlines()[-1]
 
 
+def test_the_best_of_what_competes_is_bold_and_a_bound_is_not(tmp_path):
+    one, summaries = plan("lwf", seeds=(0,)), {}
+    for row, value in ((ablations.JOINT, 99.0), (ablations.RANDOM, 60.0), (ablations.HERDING, 70.0)):
+        summaries[one.job(row, "lwf", 0).name] = dict.fromkeys(ablations.COLUMNS, value) | {"seconds": 1.0}
+    ablations.write_table("gain", one, summaries, tmp_path)
+    lines = (tmp_path / "gain.tex").read_text().splitlines()
+    bold = [line for line in lines if "textbf" in line]
+    assert [line.split(" & ")[1] for line in bold] == ["herding", *("random", "herding") * 2]
+    assert "\\textbf{70.00} & \\textbf{70.00}" in bold[0]
+
+
 def test_exemplars_are_learned_without_the_gate_unless_it_is_asked_for():
     learned = ablations.Row("learned")
     assert not plan("lwf").config(learned, "lwf", 0).exemplars.gate
