@@ -9,6 +9,7 @@ from mnemonics_jax.phase.state import PhaseState, ResumePoint, Stage
 from mnemonics_jax.runs.base_model_cache import BaseModelCache
 from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
 from mnemonics_jax.runs.metrics_log import MetricsLog, NullLog
+from mnemonics_jax.runs.record import Record
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import num_compilations
 from mnemonics_jax.runtime.finite import all_finite
@@ -36,6 +37,11 @@ class CheckpointSchedule:
         self._last = self._last_saved = start
         self._saved_at = time.monotonic()
         self._lock = threading.Lock()
+
+    @property
+    def record(self) -> Record:
+        """The record of the run (`Record`)."""
+        return self._last.record
 
     def facts(self) -> dict[str, Any]:
         """Return the cost of the current phase so far: `seconds` and `compilations`."""

@@ -275,7 +275,7 @@ def _phases(
         display.phase_done(event)
         resume_point = ResumePoint(state)
     if is_primary():
-        results = summarise(setup, resume_point.state, metrics_log.events)
+        results = summarise(setup, resume_point.state, metrics_log.events, schedule.record)
         metrics_log.finish(flatten(setup.config.to_dict()), results)
     return resume_point.state
 
