@@ -13,6 +13,7 @@ from mnemonics_jax.exemplars import EXEMPLARS, exemplar_class
 from mnemonics_jax.methods import method_class
 from mnemonics_jax.runs.naming import comparison_name
 from mnemonics_jax.runs.save_config import SaveConfig
+from mnemonics_jax.runs.tracker import Service
 from mnemonics_jax.sweeps.job import check_seeds
 
 
@@ -32,6 +33,8 @@ class CompareSettings:
     """Only print the planned runs and which are done."""
     verbose: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show every phase of every run, not only one line for each run."""
+    track: tuple[Service, ...] = ()
+    """Services that show each run, beside TensorBoard: wandb (Weights & Biases), mlflow."""
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
 
@@ -77,7 +80,7 @@ def _compare(asked: CompareSettings, out: Path, arms: dict[tuple[str, str], Conf
         return 0
     use_persistent_cache()
     with Display(verbose=asked.verbose) as display:
-        summaries = compare(arms, asked.seeds, out, display, asked.save, vmap_seeds=asked.vmap_seeds)
+        summaries = compare(arms, asked.seeds, out, display, asked.save, track=asked.track, vmap_seeds=asked.vmap_seeds)
     stdout().print(comparison_tables(write_report(summaries, out)))
     print(shared.where_results_lie(out))
     return 0

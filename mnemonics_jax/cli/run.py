@@ -11,6 +11,7 @@ from mnemonics_jax.config.config import Config
 from mnemonics_jax.config.presets import PRESETS, make_config
 from mnemonics_jax.runs.naming import default_name
 from mnemonics_jax.runs.save_config import SaveConfig
+from mnemonics_jax.runs.tracker import Service
 from mnemonics_jax.runtime.distributed import Cluster, connect, is_primary
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.sweeps.job import check_seeds
@@ -30,6 +31,8 @@ class RunSettings:
     verbose: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show every phase of every run with --vmap-seeds, and progress inside phases in logs."""
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Cluster)
+    track: tuple[Service, ...] = ()
+    """Services that show the run, beside TensorBoard: wandb (Weights & Biases), mlflow."""
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
 
@@ -68,7 +71,7 @@ def _run(asked: RunSettings, out: Path) -> int:
     use_persistent_cache()
     connect(asked.cluster)
     with Display(quiet=not is_primary(), verbose=asked.verbose) as display:
-        summary = run_in_folder(asked.config, out, display, asked.save)
+        summary = run_in_folder(asked.config, out, display, asked.save, asked.track)
     if is_primary():
         stdout().print(run_table(summary))
         print(shared.where_results_lie(out))
@@ -94,7 +97,7 @@ def _run_seeds(asked: RunSettings, out: Path) -> int:
         for seed in range(first, first + asked.vmap_seeds)
     ]
     with Display(verbose=asked.verbose) as display:
-        summaries = run_jobs(jobs, out, display, asked.save, vmap_seeds=True).complete(out)
+        summaries = run_jobs(jobs, out, display, asked.save, track=asked.track, vmap_seeds=True).complete(out)
     stdout().print(comparison_tables(write_report(summaries, out)))
     print(shared.where_results_lie(out))
     return 0

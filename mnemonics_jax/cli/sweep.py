@@ -12,6 +12,7 @@ from mnemonics_jax.cli import words as shared
 from mnemonics_jax.config.parsing import pairs
 from mnemonics_jax.runs.naming import plain_name, short_hash
 from mnemonics_jax.runs.save_config import SaveConfig
+from mnemonics_jax.runs.tracker import Service
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.sweeps.job import Job
 from mnemonics_jax.sweeps.ray_config import RayConfig
@@ -64,6 +65,8 @@ class SweepSettings:
     vmap_seeds: bool = False
     """With the serial executor: run a point's seeds at once, as one program on one device."""
     ray: Annotated[RayConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RayConfig)
+    track: tuple[Service, ...] = ()
+    """Services that show each run, beside TensorBoard: wandb (Weights & Biases), mlflow."""
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
 
@@ -112,7 +115,7 @@ def _sweep(asked: SweepSettings, sweep: Sweep, jobs: list[Job]) -> int:
     serial = partial(run_jobs, vmap_seeds=asked.vmap_seeds)
     runner = serial if asked.executor == "serial" else partial(run_jobs_on_ray, config=asked.ray)
     with Display(verbose=asked.verbose) as display:
-        outcome = runner(jobs, asked.out, display, asked.save, measure)
+        outcome = runner(jobs, asked.out, display, asked.save, measure, track=asked.track)
     print(write_sweep(sweep, asked.out))
     print(f"\nresults: {asked.out}")
     return outcome.status

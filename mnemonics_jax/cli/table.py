@@ -7,6 +7,7 @@ import tyro
 
 from mnemonics_jax.cli import words as shared
 from mnemonics_jax.runs.save_config import SaveConfig
+from mnemonics_jax.runs.tracker import Service
 from mnemonics_jax.sweeps.table1 import TableRequest, table_jobs
 
 _ABOUT = """The table of the paper's slides: every cell as runs, with their result beside the paper's figure.
@@ -35,6 +36,8 @@ class TableSettings(TableRequest):
     """Only print the planned runs and which are done."""
     verbose: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show every phase of every run, not only one line for each run."""
+    track: tuple[Service, ...] = ()
+    """Services that show each run, beside TensorBoard: wandb (Weights & Biases), mlflow."""
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
 
 
@@ -63,7 +66,7 @@ def run(asked: TableSettings) -> int:
 
     use_persistent_cache()
     with Display(verbose=asked.verbose) as display:
-        outcome = run_jobs(jobs, asked.out, display, asked.save)
+        outcome = run_jobs(jobs, asked.out, display, asked.save, track=asked.track)
     print(write(asked))
     print(f"results: {asked.out}")
     return outcome.status

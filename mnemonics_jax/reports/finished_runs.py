@@ -19,7 +19,7 @@ from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import read_json
 
 _NEEDED = ("dataset", "method", "exemplars", "seed", "accuracy", "average_accuracy", "accuracy_matrix", "seen_classes")
-_OWN_FOLDERS = ("checkpoints", "tensorboard", "export")
+_OWN_FOLDERS = ("checkpoints", "tensorboard", "wandb", "export")
 _SHORT = 28
 """Most characters of a name that still fits beside others."""
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from mnemonics_jax.config.config import Config, differences
 from mnemonics_jax.runs.record import KEY, Record, read_record
+from mnemonics_jax.runs.tracker import FILE
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import cannot_write, read_json, write_json
 
 SCRATCH = "scratch"
 """Name of the folder of temporary files, which a run removes."""
-_WRITTEN = ("summary.json", "manifest.json", "metrics.jsonl", "checkpoints", "tensorboard", SCRATCH)
+_WRITTEN = ("summary.json", "manifest.json", "metrics.jsonl", "checkpoints", "tensorboard", FILE, SCRATCH)
 """What a run writes, once it has written config.json."""
 _MOST_SHOWN = 20
 """Most settings that a message lists."""

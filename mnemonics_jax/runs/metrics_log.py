@@ -1,12 +1,13 @@
-"""The log of a run: metrics.jsonl with one line for each event, and TensorBoard events of the same values."""
+"""The log of a run: metrics.jsonl with one line for each event, whose numbers trackers show."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mnemonics_jax.runs.tensorboard import TensorBoard
-from mnemonics_jax.runtime.files import cannot_write, remove, write_atomically
+from mnemonics_jax.runs.tracker import Pictures, Points, Tracker
+from mnemonics_jax.runtime.files import cannot_write, write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -29,26 +30,32 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """A log of events in metrics.jsonl, and the same as TensorBoard events.
+    """A log of events in metrics.jsonl, whose numbers trackers show: TensorBoard, and the given `trackers`.
 
-    Both are written again with the `events` up to the resume point, which replaces what a crash has left in them.
+    The file is written again with the `events` up to the resume point, which replaces what a crash has left in it; the
+    trackers are given the same events. `settings` are those of the run, by dotted name.
 
     Raises:
         UserError: when a file cannot be written.
     """
 
-    def __init__(self, out: Path, events: list[dict[str, Any]]) -> None:
-        self._path = out / "metrics.jsonl"
+    def __init__(
+        self,
+        out: Path,
+        events: list[dict[str, Any]],
+        settings: Mapping[str, Any] | None = None,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
+        self._path, self._settings = out / "metrics.jsonl", settings or {}
         self.events = list(events)
+        self._points, self._trackers = Points(), [TensorBoard(out / "tensorboard"), *trackers]
         with cannot_write(self._path):
             write_atomically(self._path, lines_of(events))
             self._file = self._path.open("a", encoding="utf-8")
-            (out / "tensorboard").mkdir(exist_ok=True)
-            for path in (out / "tensorboard").glob("events.out.tfevents.*"):
-                remove(path)
-            self._board = TensorBoard(out / "tensorboard")
+            for tracker in self._trackers:
+                tracker.begin(self._settings)
             for event in events:
-                self._board.write(event)
+                self._show(event)
 
     def write(self, event: dict[str, Any]) -> None:
         """Append one event, as one line."""
@@ -56,18 +63,30 @@ class MetricsLog:
         with cannot_write(self._path):
             self._file.write(lines_of([event]))
             self._file.flush()
-            self._board.write(event)
+            self._show(event)
 
-    def finish(self, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
-        """Show the settings of the run beside its results, in TensorBoard alone."""
+    def finish(self, results: Mapping[str, Any], pictures: Pictures) -> None:
+        """Show pictures, and those of the final results that are numbers, in the trackers alone."""
+        numbers = {
+            f"result/{name}": value
+            for name, value in results.items()
+            if isinstance(value, int | float) and name not in self._settings
+        }
         with cannot_write(self._path):
-            self._board.finish(settings, results)
+            for tracker in self._trackers:
+                tracker.finish(numbers, pictures)
 
     def close(self) -> None:
-        """Close both files."""
+        """Close the file and the trackers."""
         with cannot_write(self._path):
             self._file.close()
-            self._board.close()
+            for tracker in self._trackers:
+                tracker.close()
+
+    def _show(self, event: Mapping[str, Any]) -> None:
+        point = self._points.of(event)
+        for tracker in self._trackers:
+            tracker.show(point)
 
 
 class NullLog:

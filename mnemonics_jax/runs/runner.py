@@ -1,6 +1,6 @@
 """A whole run in a folder: the loop over phases, its files, its checkpoints, and how it resumes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from mnemonics_jax.phase.state import PhaseState, ResumePoint, initial_state
 from mnemonics_jax.runs.base_model_cache import BaseModelCache
 from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
 from mnemonics_jax.runs.checkpoint_schedule import CheckpointSchedule
+from mnemonics_jax.runs.exemplar_grid import exemplar_grid
 from mnemonics_jax.runs.facts import planned_steps, run_facts
 from mnemonics_jax.runs.folder import SCRATCH, claim_folder, with_recorded
 from mnemonics_jax.runs.metrics_log import MetricsLog, NullLog
@@ -25,6 +26,8 @@ from mnemonics_jax.runs.preemption import on_sigterm
 from mnemonics_jax.runs.record import Record, arithmetic, read_record, record_of
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.summary import read_summary, summarise, write_summary
+from mnemonics_jax.runs.tracker import Service
+from mnemonics_jax.runs.tracking import check_services, open_trackers
 from mnemonics_jax.runtime import lockstep
 from mnemonics_jax.runtime.distributed import broadcast_from_primary, is_primary, require_agreement
 from mnemonics_jax.runtime.errors import NumbersError, UserError
@@ -52,6 +55,7 @@ def run_in_folder(
     out: Path,
     display: Display,
     save: SaveConfig | None = None,
+    track: Sequence[Service] = (),
     *,
     base_models: Path | None = None,
     load: data.Load = data.load,
@@ -65,6 +69,7 @@ def run_in_folder(
         out: the folder of the run.
         display: shows progress and warnings.
         save: how often to save inside a phase.
+        track: the services that show the run, beside TensorBoard.
         base_models: a folder of base models that runs share (`BaseModelCache`); a run of several processes ignores it.
         load: loads the data set.
 
@@ -74,7 +79,7 @@ def run_in_folder(
     """
     save = save or SaveConfig()
     with ExitStack() as resources:
-        setup, check_still_there = _common_setup(config, out, save, resources, load)
+        setup, check_still_there = _common_setup(config, out, save, track, resources, load)
         record = record_of(setup, begins=True)
         if (summary := finished(out, display, record)) is not None:
             return summary
@@ -89,7 +94,10 @@ def run_in_folder(
         if base_models and jax.process_count() == 1:
             cache = BaseModelCache(base_models, setup, display.warn)
             start = _from_base_model(cache, start, display)
-        metrics_log = MetricsLog(out, start.events) if is_primary() else NullLog()
+        metrics_log = NullLog()
+        if is_primary():
+            trackers = open_trackers(track, out, display)
+            metrics_log = MetricsLog(out, start.events, flatten(setup.config.to_dict()), trackers)
         schedule = CheckpointSchedule(save, checkpoints, metrics_log, start, cache)
         state = _saved_phases(setup, start.resume_point, schedule, metrics_log, display)
         if is_primary():
@@ -138,7 +146,7 @@ def _leave(schedule: CheckpointSchedule, display: Display) -> str:
 
 
 def _common_setup(
-    config: Config, out: Path, save: SaveConfig, resources: ExitStack, load: data.Load
+    config: Config, out: Path, save: SaveConfig, track: Sequence[Service], resources: ExitStack, load: data.Load
 ) -> tuple[Setup, Callable[[], None]]:
     """Return the run's setup, once all processes have the same one and the primary has locked the folder.
 
@@ -152,6 +160,8 @@ def _common_setup(
 
     try:
         check_ranges(save, "save.")
+        if is_primary():
+            check_services(track)
         asked, config = config, with_recorded(out, config)
         setup = make_setup(config, load, out / SCRATCH)
         if config != asked:
@@ -276,7 +286,8 @@ def _phases(
         resume_point = ResumePoint(state)
     if is_primary():
         results = summarise(setup, resume_point.state, metrics_log.events, schedule.record)
-        metrics_log.finish(flatten(setup.config.to_dict()), results)
+        grid = exemplar_grid(resume_point.state.memory)
+        metrics_log.finish(results, {} if grid is None else {"exemplars": grid})
     return resume_point.state
 
 

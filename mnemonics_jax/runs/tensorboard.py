@@ -1,4 +1,4 @@
-"""TensorBoard's view of a run: its numbers as curves over all phases, its settings beside its final results."""
+"""TensorBoard's view of a run: its numbers as curves, its settings beside its final results, its exemplars."""
 
 import time
 from collections.abc import Mapping
@@ -8,51 +8,46 @@ from typing import Any
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import hparams, scalar
+from tensorboardX.summary import hparams, image, scalar
 
-_NO_VALUES = ("event", "phase", "step", "problem")
+from mnemonics_jax.runs.tracker import Pictures, Point
+from mnemonics_jax.runtime.files import remove
 
 
 class TensorBoard:
-    """Writes TensorBoard events into `folder`, which has to exist.
-
-    A step of a phase is counted on from the last one of the phase before, so that a curve covers the whole run. Events
-    without a step are shown at the number of their phase.
-    """
+    """The tracker of every run: it writes TensorBoard events into `folder`, in place of those that are there."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Begin a new file of events; `settings` are shown beside the results."""
+        self._folder.mkdir(exist_ok=True)
+        for path in self._folder.glob("events.out.tfevents.*"):
+            remove(path)
         # Not SummaryWriter: it writes in a thread of its own, which a full disk would end without an error.
-        self._writer = EventsWriter(str(folder / "events"))
-        self._clocks: dict[str, _Clock] = {}
+        self._writer = EventsWriter(str(self._folder / "events"))
+        self._settings = settings
 
-    def write(self, event: Mapping[str, Any]) -> None:
-        """Show the numbers of one event of the metrics log."""
-        name, at, step = event["event"], event["phase"], event.get("step")
-        if event.get("problem"):
-            name += f"_{event['problem']}"  # each problem of a phase counts its steps from 1
-        if step is not None:
-            at = self._clocks.setdefault(name, _Clock()).total(event["phase"], step)
-        for key, value in event.items():
-            if key not in _NO_VALUES and isinstance(value, int | float):
-                self._add(scalar(f"{name}/{key}", value), at)
-        if step is None:
-            self._writer.flush()
+    def show(self, point: Point) -> None:
+        """Write the values of one event."""
+        for key, value in point.values.items():
+            self._add(scalar(f"{point.name}/{key}", value), point.step)
+        self._writer.flush()
 
-    def finish(self, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
-        """Show the settings of the run, by dotted name, beside those of its results that are numbers."""
+    def finish(self, results: Mapping[str, int | float], pictures: Pictures) -> None:
+        """Write the results, once as hyperparameters have them and once as points, and the pictures."""
         # TensorBoard has no lists; a value that is none of its kinds would be left out of its table.
         plain = {
-            name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.items()
+            name: value if isinstance(value, int | float | str) else str(value)
+            for name, value in self._settings.items()
         }
-        numbers = {
-            f"result/{name}": value
-            for name, value in results.items()
-            if isinstance(value, int | float) and name not in settings
-        }
-        for summary in hparams(plain, numbers):
+        for summary in hparams(plain, dict(results)):
             self._add(summary, 0)
-        for name, value in numbers.items():
+        for name, value in results.items():
             self._add(scalar(name, value), 0)
+        for name, picture in pictures.items():
+            self._add(image(name, picture, dataformats="HWC"), 0)
         self._writer.flush()
 
     def close(self) -> None:
@@ -61,17 +56,3 @@ class TensorBoard:
 
     def _add(self, summary: Summary, step: int) -> None:
         self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
-
-
-class _Clock:
-    """Counts the steps of all phases from the steps of each."""
-
-    def __init__(self) -> None:
-        self._phase, self._before, self._last = -1, 0, 0
-
-    def total(self, phase: int, step: int) -> int:
-        """Return the number of steps of earlier phases, as far as they were logged, plus `step`."""
-        if phase != self._phase:
-            self._phase, self._before = phase, self._last
-        self._last = self._before + step
-        return self._last

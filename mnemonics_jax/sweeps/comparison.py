@@ -2,13 +2,14 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mnemonics_jax.config.config import Config
 from mnemonics_jax.methods import METHODS
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.summary import Summary
+from mnemonics_jax.runs.tracker import Service
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.sweeps.job import Job, check_seeds
 from mnemonics_jax.sweeps.jobs import run_jobs
@@ -24,6 +25,7 @@ def compare(
     display: Display,
     save: SaveConfig | None = None,
     *,
+    track: Sequence[Service] = (),
     vmap_seeds: bool = False,
 ) -> list[Summary]:
     """Run every arm for seeds 0 .. seeds-1, each run in its own folder in `out`, and return the summaries.
@@ -37,13 +39,15 @@ def compare(
         out: the folder of the comparison.
         display: shows progress and warnings.
         save: how often to save inside a phase.
+        track: the services that show each run, beside TensorBoard.
         vmap_seeds: whether to run the seeds of an arm at once, as one vmapped program.
 
     Raises:
         UserError: before any training, for settings that cannot work.
         RunsFailedError: at the end, when a run has failed.
     """
-    return run_jobs(comparison_jobs(arms, seeds), out, display, save, vmap_seeds=vmap_seeds).complete(out)
+    jobs = comparison_jobs(arms, seeds)
+    return run_jobs(jobs, out, display, save, track=track, vmap_seeds=vmap_seeds).complete(out)
 
 
 def comparison_jobs(arms: Mapping[Arm, Config], seeds: int) -> list[Job]:

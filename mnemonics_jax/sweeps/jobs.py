@@ -14,6 +14,8 @@ from mnemonics_jax.runs.folder import check_folder, with_recorded
 from mnemonics_jax.runs.record import Record, configuration_hash
 from mnemonics_jax.runs.runner import finished, run_in_folder
 from mnemonics_jax.runs.save_config import SaveConfig
+from mnemonics_jax.runs.tracker import Service
+from mnemonics_jax.runs.tracking import check_services
 from mnemonics_jax.runtime.compile_cache import release_programs
 from mnemonics_jax.runtime.errors import NumbersError, RunsFailedError, UserError
 from mnemonics_jax.runtime.files import cannot_write, make_folder, read_json, write_json
@@ -71,6 +73,7 @@ def run_jobs(
     save: SaveConfig | None = None,
     after: After | None = None,
     *,
+    track: Sequence[Service] = (),
     vmap_seeds: bool = False,
 ) -> Outcome:
     """Run each job in the folder out/NAME: skip finished jobs, and resume interrupted ones.
@@ -85,12 +88,14 @@ def run_jobs(
         display: shows progress and warnings.
         save: how often to save inside a phase.
         after: called with each finished job and its folder.
+        track: the services that show each run, beside TensorBoard.
         vmap_seeds: whether to run jobs that differ only in the seed at the same time, as one vmapped program; their
             results equal those of single runs up to rounding.
 
     Raises:
         UserError: before any training, for a job that cannot work, with its name.
     """
+    check_services(track)
     load = functools.lru_cache(maxsize=1)(data.load)
     check(jobs, out, save or SaveConfig(), load)
     summaries: dict[str, dict[str, Any]] = {}
@@ -101,7 +106,7 @@ def run_jobs(
     def start(job: Job, display: Display) -> None:
         before = progress(out / job.name) == "done"
         try:
-            summaries[job.name] = run_job(job, out, display, save, after, load)
+            summaries[job.name] = run_job(job, out, display, save, after, track, load)
         except Exception as error:
             failures[job.name] = str(error) or type(error).__name__
             display.warn(f"failed: {failures[job.name]}")
@@ -168,6 +173,7 @@ def run_job(
     display: Display,
     save: SaveConfig | None = None,
     after: After | None = None,
+    track: Sequence[Service] = (),
     load: data.Load = data.load,
 ) -> dict[str, Any]:
     """Return the summary of one job, and run it if it is not finished.
@@ -179,7 +185,7 @@ def run_job(
         (folder / FAILURE).unlink(missing_ok=True)
         summary = finished(folder, display)
         if summary is None:
-            summary = run_in_folder(job.config, folder, display, save, base_models=out / BASE_MODELS, load=load)
+            summary = run_in_folder(job.config, folder, display, save, track, base_models=out / BASE_MODELS, load=load)
         if after:
             after(job, folder)
     except Exception as error:

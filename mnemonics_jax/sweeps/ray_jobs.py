@@ -14,6 +14,8 @@ import jax
 from mnemonics_jax import data
 from mnemonics_jax.runs.runner import finished
 from mnemonics_jax.runs.save_config import SaveConfig
+from mnemonics_jax.runs.tracker import Service
+from mnemonics_jax.runs.tracking import check_services
 from mnemonics_jax.runtime.compile_cache import use_persistent_cache
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import read_json
@@ -30,6 +32,8 @@ def run_jobs_on_ray(
     save: SaveConfig | None = None,
     after: After | None = None,
     config: RayConfig | None = None,
+    *,
+    track: Sequence[Service] = (),
 ) -> Outcome:
     """Run jobs as `run_jobs` does, but on a Ray cluster: the one at RAY_ADDRESS, or a local one.
 
@@ -42,6 +46,7 @@ def run_jobs_on_ray(
     """
     config = config or RayConfig()
     check_ranges(config)
+    check_services(track)
     try:
         import ray
         from ray import tune
@@ -58,7 +63,7 @@ def run_jobs_on_ray(
         _enter(place, config.gpus_per_point)
         with Display() as shown:
             shown.begin(chosen["job"])
-            summary = run_job(named[chosen["job"]], out, shown, save, after)
+            summary = run_job(named[chosen["job"]], out, shown, save, after, track)
         tune.report({key: summary[key] for key in ("average_accuracy", "forgetting", "seconds")})
 
     if not ray.is_initialized():

@@ -158,6 +158,7 @@ def test_tensorboard_shows_the_same_numbers(whole):
     for key in ("average_accuracy", "forgetting", "memory_bytes"):
         assert shown[f"result/{key}", 0] == pytest.approx(summary[key], rel=1e-6)
     assert ("_hparams_/session_start_info", 0) in shown
+    assert ("exemplars", 0) in shown
 
 
 def test_tensorboard_has_the_settings_as_hyperparameters(config, whole):
