@@ -31,7 +31,7 @@ from mnemonics_jax.runs.tracking import check_services, open_trackers
 from mnemonics_jax.runtime import lockstep
 from mnemonics_jax.runtime.distributed import broadcast_from_primary, is_primary, require_agreement
 from mnemonics_jax.runtime.errors import NumbersError, UserError
-from mnemonics_jax.runtime.files import locked, remove
+from mnemonics_jax.runtime.files import check_name, locked, remove
 from mnemonics_jax.runtime.folders import FormatError
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.runtime.settings import check_ranges
@@ -162,6 +162,7 @@ def _common_setup(
         check_ranges(save, "save.")
         if is_primary():
             check_services(track)
+        check_name(out)
         asked, config = config, with_recorded(out, config)
         setup = make_setup(config, load, out / SCRATCH)
         if config != asked:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from mnemonics_jax.runtime import peers
-from mnemonics_jax.runtime.signals import STOPPED, sigterm_status
+from mnemonics_jax.runtime.signals import STOPPED, interrupted_destructors, sigterm_status
 
 _NOTICED_WITHIN = 2.0
 """Seconds in which the end of another process is noticed, even when an error that it causes comes first."""
@@ -81,7 +81,7 @@ def exit_status(name: str) -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        with sigterm_status(name):
+        with sigterm_status(name), interrupted_destructors():
             yield
     except UserError as error:
         _fail(name, str(error), 2)

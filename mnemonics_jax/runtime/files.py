@@ -80,6 +80,12 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def check_name(folder: Path) -> None:
+    """Raise `UserError` when no folder can have that name, such as one of more than 255 letters."""
+    with _usable(folder), suppress(FileNotFoundError, NotADirectoryError):
+        folder.stat()
+
+
 def check_local(flag: str, path: Path | str) -> None:
     """Raise `UserError` when `path`, the value of `flag`, is an address such as s3://bucket/folder."""
     if _ADDRESS.match(str(path)):

@@ -1,7 +1,9 @@
 """What stops a program: SIGTERM, at any time, and Ctrl-C, only where nothing is half done."""
 
+import _thread
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +60,25 @@ def has_own_sigterm_handler() -> bool:
     """Return whether the program, and not this module, has set a handler of SIGTERM."""
     handler = signal.getsignal(signal.SIGTERM)
     return handler is not signal.SIG_DFL and not hasattr(handler, _NAME)
+
+
+@contextmanager
+def interrupted_destructors() -> Iterator[None]:
+    """Let Ctrl-C stop the program where it meets a destructor, in which Python prints it and goes on."""
+    before = sys.unraisablehook
+
+    def again(caught: Any) -> None:
+        if caught.exc_type is KeyboardInterrupt:
+            # Not at once: this function itself would be stopped, and what it raises is ignored too.
+            threading.Timer(0.01, _thread.interrupt_main).start()
+        else:
+            before(caught)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from mnemonics_jax.runs.tracker import Service
 from mnemonics_jax.runs.tracking import check_services
 from mnemonics_jax.runtime.compile_cache import release_programs
 from mnemonics_jax.runtime.errors import NumbersError, RunsFailedError, UserError
-from mnemonics_jax.runtime.files import cannot_write, make_folder, read_json, write_json
+from mnemonics_jax.runtime.files import cannot_write, check_name, make_folder, read_json, write_json
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.runtime.settings import check_ranges
 from mnemonics_jax.sweeps import vmap_seeds as seeds
@@ -210,6 +210,7 @@ def check(jobs: Sequence[Job], out: Path, save: SaveConfig, load: data.Load) -> 
         UserError: for the first job that cannot work, with its name; when `out` cannot be created.
     """
     check_ranges(save, "save.")
+    check_name(out)
     names: set[str] = set()
     for job in jobs:
         parts = job.name.split("/")

@@ -14,7 +14,7 @@ from mnemonics_jax.runs.preemption import STOPPED, on_sigterm
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.progress import Display
-from mnemonics_jax.runtime.signals import uninterrupted
+from mnemonics_jax.runtime.signals import interrupted_destructors, uninterrupted
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +145,20 @@ def test_ctrl_c_while_a_checkpoint_begins_leaves_a_good_one(config, expected, tm
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
     run_in_folder(config, tmp_path / "run", Display(), SaveConfig(5, 2, 0.0))
     assert result(tmp_path / "run") == expected
+
+
+def test_ctrl_c_inside_a_destructor_stops_the_program_all_the_same():
+    class Archive:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def drop():
+        with interrupted_destructors():
+            archive = Archive()
+            del archive
+            time.sleep(5)
+
+    before = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt):
+        drop()
+    assert sys.unraisablehook is before

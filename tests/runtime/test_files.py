@@ -10,7 +10,7 @@ import pytest
 
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime.errors import UserError
-from mnemonics_jax.runtime.files import locked, only_ours, read_json, user_cache_folder, write_atomically
+from mnemonics_jax.runtime.files import check_name, locked, only_ours, read_json, user_cache_folder, write_atomically
 from mnemonics_jax.runtime.progress import Display
 
 HOLDER = """
@@ -107,3 +107,9 @@ def test_a_cache_folder_only_where_others_cannot_write(tmp_path, monkeypatch, pl
 
 def no_home():
     raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path):
+    check_name(tmp_path / "not" / "there")
+    with pytest.raises(UserError, match="d cannot be used: File name too long; choose a folder"):
+        check_name(tmp_path / ("d" * 300))
