@@ -2,7 +2,7 @@
 
 import functools
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,13 +113,7 @@ def run_jobs(
         display.run_done(summaries.get(job.name), before=before)
 
     if vmap_seeds:
-        groups = seeds.groups([job.config for job in jobs])
-        for group in groups:
-            seeds.check(jobs[group[0]].config, len(group), load)
-        for group in groups:
-            release_programs()
-            members = {titles[jobs[i].name]: functools.partial(start, jobs[i]) for i in group}
-            seeds.run_at_once(members, display)
+        _start_at_once({titles[job.name]: job for job in jobs}, start, display, load)
     else:
         for job in jobs:
             release_programs()
@@ -129,6 +123,20 @@ def run_jobs(
     outcome = Outcome(*(_in_order(jobs, found) for found in (summaries, failures)))
     outcome.warn_of_failures(display)
     return outcome
+
+
+def _start_at_once(
+    jobs: Mapping[str, Job], start: Callable[[Job, Display], None], display: Display, load: data.Load
+) -> None:
+    """Start the jobs, by title, that differ only in the seed at the same time, as one vmapped program."""
+    titled = list(jobs.items())
+    groups = seeds.groups([job.config for job in jobs.values()])
+    for group in groups:
+        seeds.check(titled[group[0]][1].config, len(group), load)
+    for group in groups:
+        release_programs()
+        members = {title: functools.partial(start, job) for title, job in (titled[place] for place in group)}
+        seeds.run_at_once(members, display)
 
 
 def _in_order(jobs: Sequence[Job], found: dict[str, Any]) -> dict[str, Any]:

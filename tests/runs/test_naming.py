@@ -50,7 +50,7 @@ def test_a_run_blocks_no_run_of_other_settings(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     folders = []
 
-    def fail(config, out, display, save):
+    def fail(config, out, display, *_):
         folders.append(out)
         out.mkdir(parents=True)
         raise NumbersError("not finite", "change it")
