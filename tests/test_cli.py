@@ -474,3 +474,16 @@ def test_report_rebuilds_both_files_from_the_summaries(compared, capsys, monkeyp
     assert json.loads((compared / "comparison.json").read_text()) == before
     assert (compared / "accuracy.png").stat().st_size > 1000
     assert "icarl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["export", "d" * 300, "--to", "a"], ["report", "d" * 300], ["run", "digits"]])
+def test_a_name_too_long_for_a_file_is_one_line(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if words[0] == "run":
+        words = [*words, "--out", "d" * 300]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "File name too long" in said[0]

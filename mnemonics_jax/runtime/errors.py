@@ -1,6 +1,7 @@
 """The exceptions that end a run: a mistake by the user, or a number that is not finite."""
 
 import difflib
+import errno
 import io
 import logging
 import sys
@@ -88,6 +89,8 @@ def exit_status(name: str) -> Iterator[None]:
     except (NumbersError, RunsFailedError) as error:
         _fail(name, str(error), 3)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _fail(name, f"{error.filename}: {error.strerror}: choose a shorter one", 2)
         # What JAX raises where another process of the run is gone says little.
         if lost := peers.lost_peer(_NOTICED_WITHIN):
             _fail(name, f"{lost}; the same command in all processes goes on from the last checkpoint", STOPPED)
