@@ -26,7 +26,8 @@ class TensorBoard:
         for path in self._folder.glob("events.out.tfevents.*"):
             remove(path)
         # Not SummaryWriter: it writes in a thread of its own, which a full disk would end without an error.
-        self._writer = EventsWriter(str(self._folder / "events"))
+        # A relative name such as gs:x would be taken for the address of a bucket.
+        self._writer = EventsWriter(str(self._folder.absolute() / "events"))
         self._settings = settings
 
     def show(self, point: Point) -> None:

@@ -3,6 +3,7 @@
 import re
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.runs.exemplar_grid import exemplar_grid
 from mnemonics_jax.runs.metrics_log import MetricsLog, lines_of
 from mnemonics_jax.runs.runner import run_in_folder
+from mnemonics_jax.runs.tensorboard import TensorBoard
 from mnemonics_jax.runs.tracker import RunName
 from mnemonics_jax.runs.tracking import Guarded, open_trackers
 from mnemonics_jax.runtime.errors import UserError
@@ -281,3 +283,13 @@ def test_mlflow_begins_again_where_it_does_not_know_the_run(tmp_path, store):
     assert display.warnings == []
     run = store.get_run(RunName(out, "mlflow").read())
     assert run.data.metrics["phase/accuracy"] == 40.0
+
+
+def test_a_folder_named_like_an_address_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("gs:x")
+    folder.mkdir()
+    board = TensorBoard(folder / "tensorboard")
+    board.begin({})
+    board.close()
+    assert len(list((tmp_path / "gs:x" / "tensorboard").iterdir())) == 1
