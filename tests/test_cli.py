@@ -169,7 +169,7 @@ def test_an_out_that_cannot_be_written_is_refused(capsys, tmp_path, command):
         (("compare", "digits", "--out="), "--out is empty: give the name of a folder"),
         (("export", "x", "--to", ""), "--to is empty: give the name of a folder"),
         (("run", "digits", "--out", "s3://bucket/x"), "--out s3:/bucket/x is an address"),
-        (("run", "digits", "--seed", "4294967296"), "--seed 4294967296: has to be less than 4294967296"),
+        (("run", "digits", "--seed", "4294967296"), "--seed 4294967296: has to be at least 0 and less than 4294967296"),
         (("run", "digits", "--stream.order-seed", "-1"), "--stream.order-seed -1: has to be at least 0"),
         (("compare", "digits", "--phases", "3"), "--phases 3 does not divide"),
         (("report", "/no/such/folder"), "/no/such/folder is not a folder"),
@@ -459,7 +459,7 @@ def test_compare_writes_a_row_for_each_arm(compared):
             assert row["paired_gain_vs_herding_sem"] == pytest.approx(abs(gains[0] - gains[1]) / 2)
 
 
-def closed(run):
+def closed(*_):
     raise UserError("left closed")
 
 

@@ -2,6 +2,7 @@
 
 import _thread
 import dataclasses
+import json
 import re
 import signal
 
@@ -87,7 +88,10 @@ def test_every_seed_ends_as_alone(jobs, together, alone):
 def test_every_seed_has_its_own_folder_as_alone(jobs, together, alone):
     for job in jobs:
         mine, theirs = together[0] / job.name, alone[0] / job.name
-        assert (mine / "config.json").read_bytes() == (theirs / "config.json").read_bytes()
+        ours, alones = (json.loads((folder / "config.json").read_text()) for folder in (mine, theirs))
+        # The arithmetic is another: so many runs at once.
+        assert [plain["record"].pop("arithmetic")[0]["runs_at_once"] for plain in (ours, alones)] == [SEEDS, 1]
+        assert ours == alones
         names = [
             {path.relative_to(folder).parts[:2] for path in folder.rglob("*") if "events" not in path.name}
             for folder in (mine, theirs)
@@ -127,7 +131,8 @@ def test_one_seed_that_fails_leaves_the_others(jobs, together, tmp_path, monkeyp
 def test_sigterm_saves_every_seed_and_the_same_command_goes_on(jobs, together, tmp_path):
     out = tmp_path / "run"
     with child_process(CHILD, jobs, tmp_path / "jobs.pickle", out) as process:
-        signal_at(process, "phase 0 exemplars 3", signal.SIGTERM)
+        # When one seed tells its second chunk, all have done their first.
+        signal_at(process, "phase 0 exemplars 6", signal.SIGTERM)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == STOPPED, said
     assert "stopped by SIGTERM; the same command goes on from 0000-1-exemplars" in said
@@ -189,7 +194,7 @@ def test_what_cannot_be_one_program_is_refused(tiny, tmp_path, monkeypatch):
 def test_the_command_line(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def noting(jobs, out, display, save=None, *, vmap_seeds=False):
+    def noting(jobs, out, display, save=None, *, vmap_seeds=False, **_):
         asked.append((jobs, out, vmap_seeds))
         raise UserError("enough")
 
@@ -221,7 +226,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
 def test_a_comparison_of_seeds_at_once_has_the_runs_of_one_by_one(tiny, tmp_path, monkeypatch):
     started = []
 
-    def noting(jobs, out, display, save=None, *, vmap_seeds=False):
+    def noting(jobs, out, display, save=None, *, vmap_seeds=False, **_):
         started.append(([job.name for job in jobs], vmap_seeds))
         return Outcome({job.name: {} for job in jobs}, {})
 
