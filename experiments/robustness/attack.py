@@ -38,7 +38,7 @@ def main() -> None:
     import inputs
     import kills
     from forked import Forked, command, preload
-    from runs import VARIANTS, undisturbed, words
+    from undisturbed import VARIANTS, undisturbed, words
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="ci", help="numbers of attacks (default: ci)")

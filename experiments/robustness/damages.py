@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from forked import Ended, Forked, command, outcome
-from runs import run_and_digest
+from undisturbed import run_and_digest
 
 
 def empty(path: Path, rng: random.Random) -> None:

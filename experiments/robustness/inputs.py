@@ -13,7 +13,7 @@ import numpy as np
 from damages import WAYS
 from forked import Ended, Forked, command, outcome
 from PIL import Image
-from runs import SETTINGS, words
+from undisturbed import SETTINGS, words
 
 VALUES = (
     *("-1", "0", "nan", "inf", "-inf", "1e400", "1e-400", "", "abc", "١", "9223372036854775808", "10000000000000"),

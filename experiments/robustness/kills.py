@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from forked import Forked, command, outcome
-from runs import run_and_digest, words
+from undisturbed import run_and_digest, words
 
 STATUSES = {signal.SIGKILL: (-9,), signal.SIGTERM: (75,), signal.SIGINT: (130,)}
 SECONDS = 8.0
