@@ -1,6 +1,7 @@
 """What the tests of reports share: runs as they lie on the disk, and what a page consists of."""
 
 import json
+import os
 from html.parser import HTMLParser
 
 from mnemonics_jax.reports.finished_runs import find_finished_runs
@@ -24,6 +25,13 @@ def write_run(folder, *, events=(), settings=None, **summary):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     if settings is not None:
         (folder / "config.json").write_text(json.dumps({"seed": summary.get("seed", 0), **settings}))
+
+
+def double(number):
+    """A task that lies here because the processes of a report can import this module, but not one of tests."""
+    if number == 2:
+        raise ValueError("two is not liked")
+    return 2 * number, os.environ.get("OMP_NUM_THREADS"), os.getpid()
 
 
 class Page(HTMLParser):

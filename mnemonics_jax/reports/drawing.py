@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -54,32 +54,37 @@ def run_tasks(tasks: Sequence[Task], title: str, display: Display, workers: int 
     Raises:
         OSError: if a task could not write a file.
     """
-    results: list[Any] = [Failure("the process that drew it ended without a word") for _ in tasks]
+    results: dict[int, Any] = {}
     display.task(title, max(len(tasks), 1))
+    numbered = list(enumerate(tasks))
     try:
-        for done, (number, result) in enumerate(_attempts(tasks, workers), start=1):
-            results[number] = result
-            display.advance(done)
+        _collect(numbered, results, display, workers)
     except BrokenProcessPool:
-        names = [task.name for task, result in zip(tasks, results, strict=True) if isinstance(result, Failure)]
-        display.warn(f"a process of the report ended without a word; left out: {', '.join(names)}")
-    return results
+        # The process that died took the tasks beside it along: those are done again, each by itself.
+        for number, task in numbered:
+            if number in results:
+                continue
+            try:
+                _collect([(number, task)], results, display, 2)
+            except BrokenProcessPool:
+                results[number] = Failure("the process that drew it ended without a word")
+                display.warn(f"a process of the report ended without a word; left out: {task.name}")
+    return [results[number] for number in range(len(tasks))]
 
 
-def _attempts(tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the result of each task, in any order."""
+def _collect(tasks: Sequence[tuple[int, Task]], results: dict[int, Any], display: Display, workers: int | None) -> None:
+    """Put the result of each task under its number, in any order, and count them for the user."""
     # Imported here because only a report needs it.
     import joblib
 
     if workers is None:
         workers = min(joblib.cpu_count(), _MOST_WORKERS) if len(tasks) >= _WORTH_WORKERS else 1
-    if workers == 1:
-        yield from (_attempt(number, task) for number, task in enumerate(tasks))
-        return
     # Workers of loky, unlike those of multiprocessing, do not import the user's script.
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
-        yield from parallel(joblib.delayed(_attempt)(number, task) for number, task in enumerate(tasks))
+        for number, result in parallel(joblib.delayed(_attempt)(number, task) for number, task in tasks):
+            results[number] = result
+            display.advance(len(results))
 
 
 def _attempt(number: int, task: Task) -> tuple[int, Any]:

@@ -5,15 +5,9 @@ from functools import partial
 
 import pytest
 from helpers import Listening
+from report_helpers import double
 
 from mnemonics_jax.reports.drawing import Failure, Task, run_tasks
-
-
-def double(number):
-    if number == 2:
-        raise ValueError("two is not liked")
-    return 2 * number, os.environ.get("OMP_NUM_THREADS"), os.getpid()
-
 
 TASKS = [Task(f"task {number}", partial(double, number)) for number in range(4)]
 
@@ -32,7 +26,10 @@ def test_a_process_that_dies_costs_figures_and_not_the_report():
     display = Listening()
     results = run_tasks([Task("dies", partial(os._exit, 1)), *TASKS], "tasks", display, 2)
     assert isinstance(results[0], Failure)
-    assert any("a process of the report ended without a word; left out: dies" in line for line in display.said)
+    assert [line for line in display.said if "ended without a word" in line] == [
+        "warning: a process of the report ended without a word; left out: dies"
+    ]
+    assert [result[0] for result in results[1:] if not isinstance(result, Failure)] == [0, 2, 6]
 
 
 def test_a_full_disk_is_told_as_one():
