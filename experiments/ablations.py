@@ -250,7 +250,9 @@ def main(words: list[str] | None = None) -> int:
         "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="settings of every run, for example data.path=DIR"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder of the runs and the tables")
-    parser.add_argument("--vmap-seeds", action="store_true", help="run a row's class orders at once, as one program")
+    parser.add_argument(
+        "--vmap-seeds", action="store_true", help="run a row's class orders at once, as one program, on a GPU or TPU"
+    )
     parser.add_argument("--list", action="store_true", help="only print the planned runs and which are done")
     asked = parser.parse_args(words)
     for method in asked.methods:

@@ -25,7 +25,7 @@ class CompareSettings:
     seeds: int = 5
     """Number of class orders for each arm, with the seeds 0 .. seeds-1."""
     vmap_seeds: bool = False
-    """Run the class orders of an arm at once, as one vmapped program on one device."""
+    """Run the class orders of an arm at once, as one vmapped program on one GPU or TPU; on a CPU they run in order."""
     out: Path | None = None
     """Folder of the comparison; each run has its own folder in it. Default: runs/NAME, where NAME says what differs
     from the preset."""

@@ -27,7 +27,8 @@ class RunSettings:
     the preset and ends in a hash of all settings."""
     vmap_seeds: int | None = None
     """Number of class orders, with the seeds --seed, --seed + 1, ..., to run at once as one vmapped program on one
-    device. The run of each seed has its own folder in --out, where it can also be resumed alone."""
+    GPU or TPU, on a CPU in order. The run of each seed has its own folder in --out, where it can also be resumed
+    alone."""
     verbose: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show every phase of every run with --vmap-seeds, and progress inside phases in logs."""
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Cluster)

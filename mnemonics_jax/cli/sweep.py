@@ -63,7 +63,7 @@ class SweepSettings:
     executor: Literal["serial", "ray"] = "serial"
     """Where points run: one after the other in this process, or on Ray."""
     vmap_seeds: bool = False
-    """With the serial executor: run a point's seeds at once, as one program on one device."""
+    """With the serial executor: run a point's seeds at once, as one program on one GPU or TPU; on a CPU in order."""
     ray: Annotated[RayConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RayConfig)
     track: tuple[Service, ...] = ()
     """Services that show each run, beside TensorBoard: wandb (Weights & Biases), mlflow."""

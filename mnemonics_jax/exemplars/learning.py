@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mnemonics_jax.data.image_store import Samples
 from mnemonics_jax.data.sampling import Balanced
@@ -83,9 +83,7 @@ class LearningLoop:
     def begin(self, loop_state: LearnState | None) -> LearnState:
         """Return `loop_state` on the devices; without one, the state before the first step."""
         state = loop_state or init_learning(self._settings, self.start.memory, self.start.log_rates, self.steps)
-        # The norms are for the log alone, and stay with the host.
-        meta, opt_state = self.program.devices.put_whole((state.meta, state.opt_state))
-        return LearnState(meta, opt_state, state.norms)
+        return self.program.devices.put_whole(state)
 
     def batches(self, first: int) -> Iterator[OuterBatches]:
         """Yield the batches of each chunk of outer steps from step `first` on, a multiple of `chunk_steps`."""
@@ -95,12 +93,7 @@ class LearningLoop:
         """Return the state after a chunk, and each step's log."""
         args = (self.program, self.outer_problem, state.meta, state.opt_state, batches, self.key)
         meta, opt_state, log = lockstep.vmapped_call(learn_chunk, *args)
-        return LearnState(meta, opt_state, state.norms), log
-
-    def record(self, state: LearnState, first: int, log: dict[str, np.ndarray]) -> LearnState:
-        """Return the state with the chunk's meta-gradient norms."""
-        norm = log["gradient_norm"]
-        return state._replace(norms=np.concatenate([state.norms[:first], norm, state.norms[first + len(norm) :]]))
+        return LearnState(meta, opt_state, _with_norms(state.norms, batches.index, log.gradient_norm)), log
 
     def progress(self, done: int, log: dict[str, np.ndarray]) -> dict[str, int | float]:
         """Return the chunk's mean outer loss."""
@@ -121,13 +114,14 @@ class LearningLoop:
     def finish(self, state: LearnState) -> Learned:
         """Return the exemplars as they are stored; slots that are not learned are unchanged."""
         learned, settings = self.problem.learned.reshape(-1), self._settings
+        norms = np.asarray(state.norms)
         stored = _as_stored(np.asarray(state.meta.pixels), self.start.memory, learned)
         change = np.abs(_as_pixels(stored.images) - _as_pixels(self.start.memory.images))
         log_rates = np.asarray(state.meta.log_rates)
         summary = {
             "pixel_change": float(change[learned].mean()),
-            "gradient_norm": float(state.norms.mean()) if len(state.norms) else 0.0,
-            "clipped": int((state.norms > settings.outer_clip).sum()),
+            "gradient_norm": float(norms.mean()) if len(norms) else 0.0,
+            "clipped": int((norms > settings.outer_clip).sum()),
             "inner_rates": np.exp(log_rates)[: settings.unroll_length].tolist(),
         }
         return Learned(stored, log_rates, summary)
@@ -195,6 +189,14 @@ def init_learning(
 @partial(jax.jit, static_argnums=0)
 def _init(clip: float, meta: Meta) -> optax.OptState:
     return optimizer(clip).init(meta)
+
+
+@jax.jit
+def _with_norms(
+    norms: Float[Array, " outer_steps"], index: Int[Array | np.ndarray, " steps"], values: Float[Array, " steps"]
+) -> Float[Array, " outer_steps"]:
+    """Return `norms` with the values of some steps; idle steps, which come after the last one, are left out."""
+    return norms.at[index].set(values, mode="drop")
 
 
 def _as_pixels(images: Shaped[np.ndarray, "classes slot height width channel"]) -> Float[np.ndarray, "slots ..."]:

@@ -1,8 +1,13 @@
-"""The loop of both levels: chunks of jitted steps, with a check of numbers, progress and a resume point after each."""
+"""The loop of both levels: chunks of jitted steps, with a check of numbers, progress and a resume point after each.
+
+The device never waits for the host: while it computes a chunk, the host reads the log of the chunk before, and what it
+does with that (progress, checkpoints) and the choice of the next batches take place meanwhile.
+"""
 
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -35,10 +40,10 @@ class ChunkProgram(Protocol[State]):
         """Yield the batches of each chunk from step `first` on, a multiple of `chunk_steps`."""
 
     def run(self, state: State, batches: Any) -> tuple[State, Any]:
-        """Return the state after a chunk, and its log: a NamedTuple of arrays [chunk_steps]."""
+        """Return the state after a chunk, and its log: a NamedTuple of arrays [chunk_steps].
 
-    def record(self, state: State, first: int, log: Log) -> State:
-        """Return the state with what it stores of the log of the steps from `first` on."""
+        Must return before they are computed, and leave the arrays of `state` intact: they are those of a resume point.
+        """
 
     def progress(self, done: int, log: Log) -> dict[str, int | float]:
         """Return what to show after `done` steps."""
@@ -47,10 +52,20 @@ class ChunkProgram(Protocol[State]):
         """Return name and values of an event for the log after the steps first .. done-1; None for no event."""
 
 
+class _Chunk(NamedTuple):
+    """A chunk of the steps first .. done-1 that the device was given, and its results, not computed yet perhaps."""
+
+    first: int
+    done: int
+    state: Any
+    log: Any
+
+
 def run_chunks(program: ChunkProgram[State], point: ResumePoint, callbacks: Callbacks) -> State:
     """Run the steps of a stage that are left from a resume point on, and return the last state.
 
     From a resume point that `callbacks.checkpoint` received, it ends with the same bits as without the interruption.
+    The callbacks hear of a chunk once the next one is on its way to the device, so a stop loses up to two chunks.
 
     Args:
         program: the steps of the stage.
@@ -58,24 +73,31 @@ def run_chunks(program: ChunkProgram[State], point: ResumePoint, callbacks: Call
         callbacks: receives progress, events and a resume point after each chunk.
 
     Raises:
-        NumbersError: when a logged value is not finite; this is noticed at the end of its chunk.
+        NumbersError: when a logged value is not finite; this is noticed when the next chunk has begun.
     """
-    phase = int(point.state.phase)
-    callbacks.stage(phase, point.stage.title, program.steps)
-    done, state = point.done, program.begin(point.loop_state)
-    batches = program.batches(done)
-    while done < program.steps:
-        first, done = done, min(done + program.chunk_steps, program.steps)
+    callbacks.stage(int(point.state.phase), point.stage.title, program.steps)
+    state, running = program.begin(point.loop_state), None
+    batches = program.batches(point.done)
+    for first in range(point.done, program.steps, program.chunk_steps):
         state, log = program.run(state, next(batches))
-        log = {name: np.asarray(values)[: done - first] for name, values in log._asdict().items()}
-        _check_finite(program, first, log)
-        state = program.record(state, first, log)
-        progress = program.progress(done, log)
-        callbacks.advance(done, **progress)
-        if (event := program.event(first, done, progress)) is not None:
-            callbacks.event(event[0], phase, step=done, **event[1])
-        callbacks.checkpoint(point._replace(done=done, loop_state=state))
+        if running is not None:
+            _report(program, point, callbacks, running)
+        running = _Chunk(first, min(first + program.chunk_steps, program.steps), state, log)
+    if running is not None:
+        _report(program, point, callbacks, running)
     return state
+
+
+def _report(program: ChunkProgram[State], point: ResumePoint, callbacks: Callbacks, chunk: _Chunk) -> None:
+    """Wait for a chunk, check its log, and tell the callbacks of it."""
+    first, done = chunk.first, chunk.done
+    log = {name: values[: done - first] for name, values in jax.device_get(chunk.log)._asdict().items()}
+    _check_finite(program, first, log)
+    progress = program.progress(done, log)
+    callbacks.advance(done, **progress)
+    if (event := program.event(first, done, progress)) is not None:
+        callbacks.event(event[0], int(point.state.phase), step=done, **event[1])
+    callbacks.checkpoint(point._replace(done=done, loop_state=chunk.state))
 
 
 def _check_finite(program: ChunkProgram, first: int, log: Log) -> None:

@@ -178,11 +178,6 @@ class TrainingLoop:
         args = (self.chunk_program, state, self._context, batches, self._augment_key)
         return lockstep.vmapped_call(train_chunk, *args, batched=_BATCHED)
 
-    def record(self, state: TrainState, first: int, log: dict[str, np.ndarray]) -> TrainState:
-        """Return the state unchanged: it stores nothing of the log."""
-        del first, log
-        return state
-
     def progress(self, done: int, log: dict[str, np.ndarray]) -> dict[str, int | float]:
         """Return the epoch, and the chunk's mean loss and training accuracy in percent."""
         values = {"loss": float(log["loss"].mean()), "accuracy": 100 * float(log["accuracy"].mean())}

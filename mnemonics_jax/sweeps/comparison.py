@@ -40,7 +40,7 @@ def compare(
         display: shows progress and warnings.
         save: how often to save inside a phase.
         track: the services that show each run, beside TensorBoard.
-        vmap_seeds: whether to run the seeds of an arm at once, as one vmapped program.
+        vmap_seeds: whether to run the seeds of an arm at once, as one vmapped program; on a CPU they run in order.
 
     Raises:
         UserError: before any training, for settings that cannot work.

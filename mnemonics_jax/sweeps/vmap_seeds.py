@@ -26,6 +26,11 @@ def groups(configs: Sequence[Config]) -> list[list[int]]:
     return list(found.values())
 
 
+def pays() -> bool:
+    """Return whether one vmapped program can be faster than the runs in order: not on a CPU, which one run fills."""
+    return jax.default_backend() != "cpu"
+
+
 def check(config: Config, count: int, load: data.Load = data.load) -> None:
     """Check that `count` runs of `config` can be one program.
 

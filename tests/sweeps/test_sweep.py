@@ -16,6 +16,7 @@ from mnemonics_jax.phase.callbacks import NoCallbacks
 from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.state import initial_state
 from mnemonics_jax.runtime.errors import UserError
+from mnemonics_jax.sweeps import vmap_seeds
 from mnemonics_jax.sweeps.compiled_memory import chunk_arguments, outer_step_bytes
 from mnemonics_jax.sweeps.sweep import Sweep, label, parse_axes
 
@@ -162,7 +163,8 @@ def test_the_results_are_written_as_table_and_plot(swept):
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_seeds_at_once_give_the_same_figures(swept, tmp_path):
+def test_seeds_at_once_give_the_same_figures(swept, tmp_path, monkeypatch):
+    monkeypatch.setattr(vmap_seeds, "pays", lambda: True)
     words = ("--sweep", "train.epochs=2", "--seeds", "2", "--method", "lwf", "--vmap-seeds")
     assert cli_sweep.run(asked(tmp_path, *words)) == 0
     # A rounding may decide a test image or two of 900.

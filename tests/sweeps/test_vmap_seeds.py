@@ -9,7 +9,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from helpers import TELLING, child_process, events, final_state, result, signal_at
+from helpers import TELLING, Listening, child_process, events, final_state, result, signal_at
 
 from mnemonics_jax import cli
 from mnemonics_jax.phase import model_level
@@ -25,11 +25,22 @@ from mnemonics_jax.sweeps.comparison import compare
 from mnemonics_jax.sweeps.jobs import FAILURE, Job, Outcome, run_jobs
 
 SEEDS = 3
+REAL_PAYS = seeds.pays
 
 CHILD = f"""{TELLING}
+from mnemonics_jax.sweeps import vmap_seeds
+vmap_seeds.pays = lambda: True
 run_jobs(argument, out, Telling(), save, vmap_seeds=len(argument) > 1)
 print(num_compilations())
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pays():
+    """Run the vmapped program on the CPU too, where users get their seeds in order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seeds, "pays", lambda: True)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +142,13 @@ def test_one_seed_that_fails_leaves_the_others(jobs, together, tmp_path, monkeyp
 def test_sigterm_saves_every_seed_and_the_same_command_goes_on(jobs, together, tmp_path):
     out = tmp_path / "run"
     with child_process(CHILD, jobs, tmp_path / "jobs.pickle", out) as process:
-        # When one seed tells its second chunk, all have done their first.
-        signal_at(process, "phase 0 exemplars 6", signal.SIGTERM)
+        # When one seed tells of its last exemplars in phase 1, its first ones are saved, and all have begun the phase.
+        signal_at(process, "phase 1 exemplars 6", signal.SIGTERM)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == STOPPED, said
-    assert "stopped by SIGTERM; the same command goes on from 0000-1-exemplars" in said
+    assert "stopped by SIGTERM; the same command goes on from 0001-1-exemplars" in said
     for job in jobs:
-        assert list((out / job.name / "checkpoints").glob("0000-1-exemplars-*"))
+        assert list((out / job.name / "checkpoints").glob("0001-*"))
     run_jobs(jobs, out, Display(), SaveConfig(5, 2, 0.0), vmap_seeds=True)
     assert results(out, jobs) == results(together[0], jobs)
 
@@ -236,3 +247,12 @@ def test_a_comparison_of_seeds_at_once_has_the_runs_of_one_by_one(tiny, tmp_path
         compare(arms, 2, tmp_path, Display(), vmap_seeds=at_once)
     assert started[0][0] == started[1][0]
     assert [at_once for _, at_once in started] == [False, True]
+
+
+def test_on_a_cpu_the_seeds_run_in_order(jobs, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(seeds, "pays", REAL_PAYS)
+    monkeypatch.setattr(seeds, "run_at_once", lambda *_: pytest.fail("at once"))
+    display = Listening()
+    summaries = run_jobs(jobs[:2], tmp_path, display, vmap_seeds=True).summaries
+    assert any("run one after the other" in line for line in display.said)
+    assert [s["accuracy"] for s in summaries.values()] == [alone[1][job.name]["accuracy"] for job in jobs[:2]]
