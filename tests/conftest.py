@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import pytest
-from helpers import Interrupting
+from helpers import QUICK_COMPILATION, Interrupting
 
 from mnemonics_jax.config.config import Config
 from mnemonics_jax.config.presets import fill
@@ -35,6 +35,10 @@ jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update(
     "jax_persistent_cache_min_compile_time_secs", float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
 )
+
+# A program of the suite runs a few times on tiny arrays: optimising its machine code costs more than it gives. What XLA
+# itself computes, in which order and in which memory, stays the same.
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILATION))
 
 # Every setting that decides a result is given here, so that no test depends on the defaults of a preset. Tests that
 # change none of the static ones (widths, chunks, batch sizes, T) share their compiled programs.
@@ -84,6 +88,15 @@ class Tiny:
     def setup(cls, method: str = "icarl", kind: str = "herding", *, seed: int = 0, **changes: dict[str, Any]) -> Setup:
         """A setup of `config`."""
         return make_setup(cls.config(method, kind, seed=seed, **changes))
+
+
+# The files of the longest tests come first: no process is left alone with one of them at the end.
+_LONG = ("test_attack.py", "test_notebooks.py", "test_meta_gradient.py", "test_resume_point.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files, and leaves the order within each as it is."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 @pytest.fixture(scope="module", autouse=True)

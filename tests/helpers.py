@@ -24,6 +24,16 @@ from mnemonics_jax.runtime.progress import Display
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"
+QUICK_COMPILATION = ("--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1")
+"""Flags of XLA with which a program compiles in a fraction of the time, and may run slower."""
+# XLA ends a process that gives it a flag which it does not know.
+if (0, 8) <= jax.__version_info__ < (0, 11):
+    QUICK_COMPILATION += ("--xla_cpu_use_fusion_emitters=false",)
+
+
+def xla_flags(devices):
+    """The value of XLA_FLAGS for a child process with so many devices."""
+    return " ".join((*QUICK_COMPILATION, f"--xla_force_host_platform_device_count={devices}"))
 
 
 def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], Any], *, checksum: bool = True) -> None:

@@ -6,7 +6,6 @@ import itertools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -107,8 +106,8 @@ def accuracy(settings, head, width, classes, length=5.0, trained=True):
     models = init(net, jax.random.key(0), (1, 1, width))
     data, labels = separable(width, classes, 4, length, np.random.default_rng(0))
     if trained:
-        params = imprint_means(models.params, jnp.asarray(data), labels, np.ones(len(data), np.float32))
-        models = models._replace(params=params)
+        imprinted = jax.jit(imprint_means)(models.params, data, labels, np.ones(len(data), np.float32))
+        models = models._replace(params=imprinted)
     images, labels = separable(width, classes, settings.per_class, length, np.random.default_rng(1))
     program = InnerProgram(net, settings, Augmentation(0, False, (0.0,), (1.0,)))
     usable = np.ones((classes, settings.per_class), bool)
@@ -118,8 +117,8 @@ def accuracy(settings, head, width, classes, length=5.0, trained=True):
     images = images.reshape(-1, 1, 1, width)
     fitted = fit_exemplar_model(program, problem, images, rates, batches, np.zeros(2, np.uint32))
     queries, labels = separable(width, classes, 4, length, np.random.default_rng(2))
-    found = apply(net, fitted, jnp.asarray(queries).reshape(-1, 1, 1, width)).logits.argmax(axis=1)
-    return 100 * float((found == labels).mean())
+    logits = jax.jit(lambda images: apply(net, fitted, images).logits)(queries.reshape(-1, 1, 1, width))
+    return 100 * float((np.argmax(logits, axis=1) == labels).mean())
 
 
 @functools.cache

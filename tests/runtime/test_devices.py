@@ -5,7 +5,7 @@ import pickle
 import jax
 import numpy as np
 import pytest
-from helpers import child_process
+from helpers import child_process, xla_flags
 
 CHILD = """
 from pathlib import Path
@@ -26,7 +26,7 @@ Path(words[0]).write_bytes(pickle.dumps((jax.device_count(), cut, jax.tree.map(n
 def compute(config, folder, devices, **environment):
     """(device count, shapes of a batch's parts, final state) of a run in a process that has so many devices."""
     source, result = folder / f"config{devices}.pickle", folder / f"state{devices}.pickle"
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    environment["XLA_FLAGS"] = xla_flags(devices)
     with child_process(CHILD, config, source, result, **environment) as child:
         said = child.communicate()[1]
     assert child.returncode == 0, said
@@ -64,8 +64,7 @@ def test_eight_devices_are_as_accurate_in_float32(tiny, tmp_path):
 
 def test_batches_that_do_not_divide_are_refused_with_sizes_that_do(tiny, tmp_path):
     config = tiny.config("icarl", "mnemonics", train={"batch_size": 100})
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    with child_process(CHILD, config, tmp_path / "config.pickle", "", **flags) as child:
+    with child_process(CHILD, config, tmp_path / "config.pickle", "", XLA_FLAGS=xla_flags(8)) as child:
         said = child.communicate()[1]
     assert child.returncode != 0
     assert "--train.batch-size 100 does not divide over 8 devices: choose a multiple of 8, such as 96 or 104" in said

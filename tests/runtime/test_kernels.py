@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import xla_flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -264,5 +265,5 @@ def test_a_compiler_may_write_in_any_encoding(tmp_path):
 
 
 def test_eight_devices_take_what_xla_can_split():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(8)}
     assert fresh_process(environment)[0] == ["False", "49.0"]
