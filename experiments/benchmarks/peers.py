@@ -72,12 +72,15 @@ def torch_resnet32(variables: nets.Variables) -> Any:
                 setattr(self, f"stage_{i}", stage)
             self.head = torch.nn.Linear(before, CLASSES)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def features(self, x: torch.Tensor) -> torch.Tensor:
             x = torch.relu(self.stem.bn(self.stem.conv(x)))
             for i in range(len(WIDTHS)):
                 for j in range(BLOCKS):
                     x = getattr(getattr(self, f"stage_{i}"), f"block_{j}")(x)
-            return self.head(x.mean((2, 3)))
+            return x.mean((2, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.features(x))
 
     net = ResNet()
     net.load_state_dict({name: torch.tensor(leaf) for name, leaf in torch_state(variables).items()}, strict=False)

@@ -9,11 +9,13 @@ from mnemonics_jax.nets.layers import BatchNorm, Conv
 class _Stage(nn.Module):
     width: int
     stride: int
+    relu: bool
     transfer: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
-        return BatchNorm(name="bn")(Conv(self.width, 3, self.stride, self.transfer, name="conv")(x), train)
+        x = Conv(self.width, 3, self.stride, self.transfer, name="conv")(x)
+        return BatchNorm(name="bn")(x, train, relu=self.relu)
 
 
 class ConvNet(nn.Module):
@@ -31,7 +33,6 @@ class ConvNet(nn.Module):
     def __call__(self, x: Float[Array, "batch height width channel"], train: bool) -> Float[Array, "batch features"]:
         """Return features [batch, widths[-1]]: the mean of the last stage over all positions."""
         for i, width in enumerate(self.widths):
-            x = _Stage(width, 1 if i == 0 else 2, self.transfer, name=f"stage_{i}")(x, train)
-            if self.last_relu or i < len(self.widths) - 1:
-                x = nn.relu(x)
+            relu = self.last_relu or i < len(self.widths) - 1
+            x = _Stage(width, 1 if i == 0 else 2, relu, self.transfer, name=f"stage_{i}")(x, train)
         return x.mean((1, 2))

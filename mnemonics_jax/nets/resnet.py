@@ -16,7 +16,8 @@ class _Stem(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
         size, stride = (7, 2) if self.large else (3, 1)
-        x = nn.relu(BatchNorm(name="bn")(Conv(self.width, size, stride, self.transfer, name="conv")(x), train))
+        x = Conv(self.width, size, stride, self.transfer, name="conv")(x)
+        x = BatchNorm(name="bn")(x, train, relu=True)
         return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))) if self.large else x
 
 
@@ -30,12 +31,13 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
-        y = nn.relu(BatchNorm(name="bn_0")(Conv(self.width, 3, self.stride, self.transfer, name="conv_0")(x), train))
-        y = BatchNorm(name="bn_1")(Conv(self.width, 3, 1, self.transfer, name="conv_1")(y), train)
+        y = Conv(self.width, 3, self.stride, self.transfer, name="conv_0")(x)
+        y = BatchNorm(name="bn_0")(y, train, relu=True)
+        y = Conv(self.width, 3, 1, self.transfer, name="conv_1")(y)
         if x.shape != y.shape:
             shortcut = Conv(self.width, 1, self.stride, self.transfer, name="shortcut_conv")(x)
             x = BatchNorm(name="shortcut_bn")(shortcut, train)
-        return nn.relu(x + y) if self.last_relu else x + y
+        return BatchNorm(name="bn_1")(y, train, residual=x, relu=self.last_relu)
 
 
 class _Stage(nn.Module):

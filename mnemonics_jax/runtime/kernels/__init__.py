@@ -1,4 +1,4 @@
-"""CPU kernels in C++ for float32: convolution, its kernel gradient, and herding.
+"""CPU kernels in C++ for float32: convolution, batch normalisation, their gradients, and herding.
 
 XLA's CPU convolutions reach a third to a half of the processor's speed, and they take most of a training step. The
 kernels (C++, in this folder) are compiled for this processor at their first use; see `library`. Where `supports` is
@@ -56,6 +56,49 @@ def kernel_gradient(
     kernel = jax.ShapeDtypeStruct((size, size, x.shape[3], y_bar.shape[3]), jnp.float32)
     call = jax.ffi.ffi_call("mnemonics_kernel_gradient", kernel, vmap_method="broadcast_all")
     return call(x, y_bar, stride=np.int64(stride), top=np.int64(pad), left=np.int64(pad))
+
+
+def normalise(
+    x: Float[Array, "*pixel c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    residual: Float[Array, "*pixel c"] | None,
+    *,
+    relu: bool,
+    epsilon: float,
+) -> tuple[Float[Array, "*pixel c"], Float[Array, " c"], Float[Array, " c"]]:
+    """Return y = act(scale · (x − μ) / √(σ² + ε) + bias + residual), and μ and σ² of each channel; float32.
+
+    act is ReLU if `relu`, otherwise the identity. The bits depend neither on the number of threads nor on the other
+    lanes of a `vmap`.
+    """
+    results = jax.ShapeDtypeStruct(x.shape, x.dtype), *[jax.ShapeDtypeStruct(scale.shape, x.dtype)] * 2
+    call = jax.ffi.ffi_call("mnemonics_normalise", results, vmap_method="broadcast_all")
+    residuals = [] if residual is None else [residual]
+    return tuple(call(x, scale, bias, *residuals, relu=relu, epsilon=np.float32(epsilon)))
+
+
+def normalise_gradient(
+    x: Float[Array, "*pixel c"],
+    y_bar: Float[Array, "*pixel c"],
+    scale: Float[Array, " c"],
+    known: tuple[Float[Array, " c"], Float[Array, " c"], Float[Array, " c"], Float[Array, "*pixel c"]],
+    *,
+    relu: bool,
+    summed: bool,
+    epsilon: float,
+) -> tuple[Array, Array, Array, Array | None]:
+    """Return the cotangents of x, scale and bias of `normalise`, and of the residual if `summed`, else None; float32.
+
+    `known` is the bias, μ, σ² and y. The bits are as independent of threads and lanes as those of `normalise`.
+    """
+    *channels, y = known
+    like, channel = jax.ShapeDtypeStruct(x.shape, x.dtype), jax.ShapeDtypeStruct(scale.shape, x.dtype)
+    results = (like, channel, channel) + ((like,) if summed else ())
+    call = jax.ffi.ffi_call("mnemonics_normalise_gradient", results, vmap_method="broadcast_all")
+    sums = [y] if summed else []
+    bars = call(x, y_bar, scale, *channels, *sums, relu=relu, epsilon=np.float32(epsilon))
+    return (*bars, None)[:4]
 
 
 def herd(

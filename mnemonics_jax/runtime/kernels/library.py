@@ -26,6 +26,8 @@ _FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w")
 _TARGETS = {
     "mnemonics_correlate": "MnemonicsCorrelate",
     "mnemonics_kernel_gradient": "MnemonicsKernelGradient",
+    "mnemonics_normalise": "MnemonicsNormalise",
+    "mnemonics_normalise_gradient": "MnemonicsNormaliseGradient",
     "mnemonics_herd": "MnemonicsHerd",
 }
 
