@@ -4,13 +4,16 @@ import ast
 import re
 import subprocess
 import tomllib
+import warnings
 from importlib.metadata import entry_points
 
+import pytest
 from helpers import ROOT
 
 PACKAGE = ROOT / "mnemonics_jax"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
+CORE = ROOT / "tests" / "core.txt"
 
 
 def test_the_tpu_requirements_are_those_of_the_extra():
@@ -29,6 +32,35 @@ def test_the_readme_s_test_command_is_the_one_ci_runs():
     (command,) = re.findall(r"^pip install .*&& pytest$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert "[test]" in command
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize(
+    "module", ["mnemonics_jax.phase.setup", "tests.test_cli", "jax._src.core", "flax.nnx", "orbax"]
+)
+@pytest.mark.parametrize("kind", [DeprecationWarning, FutureWarning])
+def test_deprecated_parts_of_jax_and_its_libraries_are_errors(module, kind):
+    with pytest.raises(kind):
+        warnings.warn_explicit("old", kind, "file.py", 1, module=module)
+
+
+def test_the_core_has_every_test_module_and_names_what_is_there():
+    lines = [line for line in CORE.read_text().splitlines() if not line.startswith("#")]
+    assert {line.partition("::")[0] for line in lines} == {
+        str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")
+    }
+    for path, _, name in (line.partition("::") for line in lines):
+        assert not name or f"def {name}(" in (ROOT / path).read_text(), name
+    assert CORE.name in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_versions_are_those_that_users_read():
+    minors = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if ":: Python :: 3" in line]
+    page = (ROOT / "experiments" / "docs" / "running.md").read_text()
+    assert f"Python {', '.join(minors[:-1])} and {minors[-1]}" in page
+    lowest = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups() for line in PROJECT["dependencies"])
+    assert PROJECT["requires-python"] == f">={minors[0]}"
+    for name, title in {"jax": "JAX", "flax": "Flax", "numpy": "NumPy"}.items():
+        assert f"{title} from {lowest[name]} " in page
 
 
 def test_the_layers_are_kept_and_imports_form_no_circle():

@@ -20,7 +20,7 @@ _MAPS = Path("/proc/self/maps")
 _MANY_MAPS = 20_000
 
 
-def _listen(event: str, duration: float, **_: object) -> None:
+def _listen(event: str, duration: float | int, **_: object) -> None:
     global _count, _compiling
     if event == _COMPILED:
         _count += 1
