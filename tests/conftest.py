@@ -20,6 +20,7 @@ from mnemonics_jax.data.config import DataConfig
 from mnemonics_jax.exemplars import exemplar_class
 from mnemonics_jax.methods import method_class
 from mnemonics_jax.nets import NetConfig
+from mnemonics_jax.phase import exemplar_choice, exemplar_gate
 from mnemonics_jax.phase.setup import Setup, make_setup
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runs.save_config import SaveConfig
@@ -104,6 +105,15 @@ def few_programs() -> Iterator[None]:
     """The suite in one process compiles more than a process can hold."""
     yield
     release_programs()
+
+
+@pytest.fixture(scope="module")
+def short_trials() -> Iterator[None]:
+    """Trains the models that choose the starting images, and those of the gate, for a few steps only."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (exemplar_choice, exemplar_gate):
+            patch.setattr(module, "STEPS", 6)
+        yield
 
 
 @pytest.fixture(scope="session")

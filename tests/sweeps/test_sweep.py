@@ -12,7 +12,6 @@ from helpers import TINY_SETTINGS
 from mnemonics_jax.cli import sweep as cli_sweep
 from mnemonics_jax.config.presets import make_config
 from mnemonics_jax.exemplars import learning
-from mnemonics_jax.phase import exemplar_choice, exemplar_gate
 from mnemonics_jax.phase.callbacks import NoCallbacks
 from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.state import initial_state
@@ -22,6 +21,8 @@ from mnemonics_jax.sweeps.compiled_memory import chunk_arguments, outer_step_byt
 from mnemonics_jax.sweeps.sweep import Sweep, label, parse_axes
 
 SETTINGS = (*TINY_SETTINGS, "exemplars.outer_learning_rate=0.02", "stream.phases=1")
+
+pytestmark = pytest.mark.usefixtures("short_trials")
 
 
 def asked(out, *words):
@@ -104,15 +105,6 @@ def test_a_mistake_in_a_point_is_refused(axes, message):
     with pytest.raises(UserError) as caught:
         Sweep(axes, "digits", None, {}, 1).jobs()
     assert message in str(caught.value)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_trials():
-    """The models that choose the starting images and those of the gate are trained for a few steps only."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (exemplar_choice, exemplar_gate):
-            patch.setattr(module, "STEPS", 6)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from mnemonics_jax.sweeps import table1
 
 SETTINGS = (*TINY_SETTINGS, "exemplars.outer_learning_rate=0.02")
 
+pytestmark = pytest.mark.usefixtures("short_trials")
+
 
 def asked(out, *words, tiny=True):
     settings = ("--set", *SETTINGS) if tiny else ()
