@@ -245,6 +245,16 @@ def test_a_chunk_moves_the_learned_slots_and_no_other():
     assert (np.asarray(log.gradient_norm)[:2] > 0).all()
 
 
+def test_the_gradient_norm_is_that_of_the_learned_slots():
+    program, problem, start, state, batches = chunk_inputs()
+    key, batch = jax.random.wrap_key_data(KEY), jax.tree.map(lambda leaf: leaf[0], batches)
+    gradient = jax.jit(lambda meta: meta_gradient(program, problem, meta, batch, jax.random.fold_in(key, 0))[1])(start)
+    pixels, learned = np.asarray(gradient.pixels), problem.learned
+    assert pixels[~learned].any(), "the others have a gradient, too"
+    log = learn_chunk(program, problem, start, state, batches, KEY)[2]
+    np.testing.assert_allclose(log.gradient_norm[0], np.linalg.norm(pixels[learned]), rtol=1e-4)
+
+
 def test_a_chunk_learns_inner_step_sizes_where_asked():
     program, problem, start, state, batches = chunk_inputs(learn_inner_rates=True)
     log_rates = np.asarray(learn_chunk(program, problem, start, state, batches, KEY)[0].log_rates)
