@@ -122,20 +122,21 @@ def ended_group(command: Sequence[str], output: Any, environment: dict[str, str]
 
 def gather(results: Results, part: str, file: Path, why: str) -> None:
     """Take what the child process of `part` has written; `why` is the reason of what is missing."""
+    lines = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        with suppress(ValueError):  # it is being written
+            lines.append(json.loads(line))
     target = results["parts"][part]
     target["missing"] = why
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            found = json.loads(line)
-        except ValueError:  # it is being written
-            continue
-        results["device"] = results["device"] or found.get("device", {})
-        target |= {key: found[key] for key in ("sizes", "planned") if key in found}
-        if "case" in found:
-            target["rows"][found["case"]] = found["values"]
-    planned = target.get("planned")
-    if planned:
-        target["missing"] = why if set(planned) - set(target["rows"]) else ""
+    if lines:
+        (first, *done), target["rows"] = lines, {}
+        results["device"] = results["device"] or first["device"]
+        target["sizes"], target["planned"] = first["sizes"], list(dict.fromkeys(first["planned"]))
+        # Two cases of one name fill one row.
+        for case in done:
+            target["rows"].setdefault(case["case"], {}).update(case["values"])
+        if len(done) == len(first["planned"]):
+            target["missing"] = ""
 
 
 def write(results: Results, out: Path) -> None:

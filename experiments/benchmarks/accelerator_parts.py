@@ -76,28 +76,36 @@ def sizes_for(name: str) -> Sizes:
 
 
 def training_step(sizes: Sizes) -> list[Case]:
-    """Return a case for each network and precision: seconds of a step, and how many times as fast JAX is."""
-    return [
-        Case(
-            f"{net}, {side}×{side}, batch {batch}, {precision}",
-            partial(_training_step, sizes, net, side, batch, precision),
-        )
+    """Return a case for each network and precision, and behind them those with `torch.compile`, which takes longest."""
+    configs = [
+        step_benchmark.Config(net, side, precision, batch, sizes.steps, sizes.repeats, compiled)
+        for compiled in (False, True)
         for net, side, batch in sizes.nets
         for precision in ("float32", "bfloat16")
     ]
+    return [
+        Case(
+            f"{config.net}, {config.side}×{config.side}, batch {config.batch}, {config.precision}",
+            partial(_step, config),
+        )
+        for config in configs
+    ]
 
 
-def _training_step(sizes: Sizes, net: str, side: int, batch: int, precision: str) -> Values:
-    config = step_benchmark.Config(net, side, precision, batch, sizes.steps, sizes.repeats, compiled=True)
+def _step(config: step_benchmark.Config) -> Values:
+    rival, reason = ("torch.compile" if config.compiled else "PyTorch eager"), peers.torch_missing()
+    if config.compiled and reason:
+        return {f"{rival}, ms": f"– ({reason})", f"JAX to {rival}": "–"}
     result = step_benchmark.measure(config)
     best = {name: min(seconds) for name, seconds in result.seconds.items()}
-    ours = best[step_benchmark.OURS]
-    values: Values = {"JAX, ms": 1e3 * ours, "JAX, images/s": batch / ours, "temporary, MB": result.temporary}
-    for name in (step_benchmark.EAGER, step_benchmark.COMPILED):
-        reason = f"– ({result.missing.get(name)})"
-        values[f"{name}, ms"] = 1e3 * best[name] if name in best else reason
-        values[f"ratio to {name}"] = best[name] / ours if name in best else "–"
-    return values
+    ours = best.pop(step_benchmark.OURS)
+    values: Values = {"JAX, ms": 1e3 * ours, "JAX, images/s": config.batch / ours, "temporary, MB": result.temporary}
+    if config.compiled:
+        values = {}
+    if not best:
+        return values | {f"{rival}, ms": f"– ({result.missing})", f"JAX to {rival}": "–"}
+    (theirs,) = best.values()
+    return values | {f"{rival}, ms": 1e3 * theirs, f"JAX to {rival}": theirs / ours}
 
 
 def meta_gradient(sizes: Sizes) -> list[Case]:

@@ -23,9 +23,11 @@ def _table(part: dict[str, Any]) -> list[str]:
     columns = columns or ["figures"]
     lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     for case, values in rows.items():
-        cells = [_cell(values.get(column, "–")) for column in columns]
-        if "missing" in values:
-            cells = [f"– ({_cell(values['missing'])})", *["–"] * (len(columns) - 1)]
+        reason = _cell(values.get("missing") or part["missing"])
+        cells = [_cell(values[column]) if column in values else "–" for column in columns]
+        absent = [place for place, column in enumerate(columns) if column not in values]
+        if absent and reason:
+            cells[absent[0]] = f"– ({reason})"
         lines.append(f"| {_cell(case)} | " + " | ".join(cells) + " |")
     size = part.get("sizes")
     return [

@@ -42,18 +42,18 @@ class Config:
     repeats: int = 7
     """Number of timed calls."""
     compiled: bool = False
-    """Whether to time PyTorch's `torch.compile` as well."""
+    """Whether PyTorch's `torch.compile` is timed in place of PyTorch as it is."""
 
 
 @dataclass
 class Result:
-    """What was measured, by library; `missing` tells why a library was not."""
+    """What was measured, by library; `missing` tells why PyTorch was not, and is empty where it was."""
 
     temporary: float
     gflop: float
     seconds: dict[str, list[float]] = field(default_factory=dict)
     losses: dict[str, np.ndarray] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    missing: str = ""
 
 
 def measure(config: Config) -> Result:
@@ -67,17 +67,16 @@ def measure(config: Config) -> Result:
     result = Result(compiled.memory_analysis().temp_size_in_bytes / 1e6, cost.get("flops", float("nan")) / 1e9)
     programs = {OURS: ours}
     result.losses[OURS] = ours()
-    for name in (EAGER, COMPILED) if config.compiled else (EAGER,):
-        result.missing[name] = peers.torch_missing()
-        if not result.missing[name]:
-            # A compiler that is not there, or memory that does not suffice, is a missing figure and no more.
-            try:
-                program = torch_trainer(config, variables, images, labels, compiled=name == COMPILED)
-                result.losses[name] = program()
-                programs[name] = program
-            except Exception as error:
-                result.missing[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}"
-    result.missing = {name: reason for name, reason in result.missing.items() if reason}
+    rival = COMPILED if config.compiled else EAGER
+    result.missing = peers.torch_missing()
+    if not result.missing:
+        # A compiler that is not there, or memory that does not suffice, is a missing figure and no more.
+        try:
+            programs[rival] = torch_trainer(config, variables, images, labels)
+            result.losses[rival] = programs[rival]()
+        except Exception as error:
+            programs.pop(rival, None)
+            result.missing = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:100]}"
     times = peers.alternate(programs, config.repeats)
     result.seconds = {name: [s / config.steps for s in seconds] for name, seconds in times.items()}
     return result
@@ -110,13 +109,13 @@ def jax_trainer(
 
 
 def torch_trainer(
-    config: Config, variables: nets.Variables, images: np.ndarray, labels: np.ndarray, *, compiled: bool
+    config: Config, variables: nets.Variables, images: np.ndarray, labels: np.ndarray
 ) -> Callable[[], np.ndarray]:
     """Return a call that takes `config.steps` more steps in PyTorch and returns their losses."""
     import torch
 
     net = peers.torch_resnet(config.net, variables).train()
-    forward = torch.compile(net) if compiled else net
+    forward = torch.compile(net) if config.compiled else net
     optimizer = torch.optim.SGD(net.parameters(), RATE, MOMENTUM, weight_decay=DECAY)
     device, narrow = peers.torch_device(), config.precision == "bfloat16"
     x, y = peers.torch_images(images), torch.from_numpy(labels).to(device)
@@ -144,12 +143,11 @@ def main(config: Config) -> None:
     costs = {OURS: f"{result.temporary:12.0f}   {result.gflop:5.0f}"}
     for name, times in result.seconds.items():
         print(f"{name:22s}   {peers.best(times)}   {costs.get(name, ''):20s}  ", np.round(result.losses[name], 3))
-    for name, reason in result.missing.items():
-        print(f"{name:22s}   – ({reason})")
-    for name in (EAGER, COMPILED):
-        if name in result.seconds:
-            ratio = min(result.seconds[name]) / min(result.seconds[OURS])
-            print(f"JAX is {ratio:.2f} times as fast as {name}")
+    if result.missing:
+        print(f"PyTorch                  – ({result.missing})")
+    else:
+        ours, theirs = (min(times) for times in result.seconds.values())
+        print(f"JAX is {theirs / ours:.2f} times as fast as PyTorch")
     sys.stdout.flush()
 
 
