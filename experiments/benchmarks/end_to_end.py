@@ -215,7 +215,8 @@ def main(config: Config) -> None:
         best = {}
         for run in range(config.runs):
             programs = {"JAX": lambda out=Path(folder, str(run)): mn.run(ours, out).accuracy}
-            if peers.torch_available():
+            # The peer's batches stay on the host: beside an accelerator it would be no peer.
+            if peers.torch_available() and peers.torch_device() == "cpu":
                 programs["PyTorch"] = lambda: Peer(config, arrays, order).run()
             for name, program in programs.items():
                 wall, processor, accuracies = timed(program)

@@ -51,8 +51,8 @@ def numpy_herding(features: Float[np.ndarray, "classes images width"], amount: i
     return picks
 
 
-def main(config: Config) -> None:
-    """Print the table."""
+def measure(config: Config) -> tuple[float, dict[str, list[float]]]:
+    """Return the share of picks that are the same, and the seconds of each run of both."""
     shape = (config.classes, config.images, config.features)
     features = np.abs(np.random.default_rng(0).normal(size=shape)).astype(np.float32)
     on_device, valid = jax.device_put(features), jax.device_put(np.ones(shape[:2], bool))
@@ -61,7 +61,12 @@ def main(config: Config) -> None:
         "NumPy loop": lambda: numpy_herding(features, config.amount),
     }
     same = (programs["jitted call"]() == programs["NumPy loop"]()).mean()
-    seconds = peers.alternate(programs, config.repeats)
+    return float(same), peers.alternate(programs, config.repeats)
+
+
+def main(config: Config) -> None:
+    """Print the table."""
+    same, seconds = measure(config)
     print(f"herding, {config.classes} classes × {config.images} images × {config.features} features")
     print(f"{config.amount} picks of each class, {100 * same:.2f} % the same")
     for name, times in seconds.items():

@@ -8,7 +8,8 @@ parameters of every step and recomputes its inside (`--remat step`); PyTorch kee
 (`create_graph=True`).
 
 Seconds are the fastest and in brackets the median of `repeats` runs, the two libraries in turn. "temporary" is the
-temporary memory of the compiled JAX program, "peak" by how much the process's resident memory rises during a run. The
+temporary memory of the compiled JAX program, "peak" by how much the process's resident memory rises during a run (on a
+GPU, PyTorch's memory on it). The
 relative difference of the two gradients, ‖g − g'‖ / ‖g‖, shows that both compute the same.
 """
 
@@ -102,7 +103,8 @@ def measure(config: Config, exemplars: int, steps: int) -> Row:
         programs["theirs"] = lambda: torch_meta_gradient(variables, pixels, labels, queries, targets, steps)
         gradients.append(programs["theirs"]())
     seconds = peers.alternate(programs, config.repeats)
-    peaks = {name: peers.peak_megabytes(program) for name, program in programs.items()}
+    watch = {"ours": peers.peak_megabytes, "theirs": peers.torch_peak_megabytes}
+    peaks = {name: watch[name](program) for name, program in programs.items()}
     return Row(
         exemplars=exemplars,
         steps=steps,
@@ -134,14 +136,15 @@ def torch_meta_gradient(
     x = peers.torch_images(pixels).clone().requires_grad_()
 
     def loss(params: dict, images: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(functional_call(net, params, (images,)), torch.from_numpy(labels))
+        targets = torch.from_numpy(labels).to(images.device)
+        return torch.nn.functional.cross_entropy(functional_call(net, params, (images,)), targets)
 
     params = dict(net.named_parameters())
     for _ in range(steps):
         gradients = torch.autograd.grad(loss(params, x, labels), list(params.values()), create_graph=True)
         params = {name: p - RATE * g for (name, p), g in zip(params.items(), gradients, strict=True)}
     (gradient,) = torch.autograd.grad(loss(params, peers.torch_images(queries), targets), x)
-    return gradient.permute(0, 2, 3, 1).numpy()
+    return gradient.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def plot(rows: list[Row], file: Path) -> None:

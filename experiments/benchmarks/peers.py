@@ -1,7 +1,7 @@
-"""Parts that benchmarks share: the ResNet-32 problem, a PyTorch network with the same weights, timing and peak memory.
+"""Parts that benchmarks share: ResNets, PyTorch networks with the same weights, timing and peak memory.
 
 PyTorch is the peer of every comparison, but no dependency of the package: without it `torch_available` is false and
-the peer's columns stay empty.
+the peer's columns stay empty. It computes on the device that JAX computes on, an NVIDIA GPU or the CPU.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,24 +20,63 @@ from flax.traverse_util import flatten_dict
 from mnemonics_jax import nets
 
 CLASSES = 100
-BLOCKS = 5
-WIDTHS = (16, 32, 64)
+
+
+class Layout(NamedTuple):
+    """What tells one ResNet from another: blocks of each stage, channels of the stages, and the kind of stem."""
+
+    blocks: int
+    widths: tuple[int, ...]
+    large_stem: bool
+
+
+LAYOUTS = {"resnet32": Layout(5, (16, 32, 64), False), "resnet18": Layout(2, (64, 128, 256, 512), True)}
 
 
 def torch_available() -> bool:
-    """Return whether PyTorch can be imported."""
-    return importlib.util.find_spec("torch") is not None
+    """Return whether PyTorch can be imported and computes on the kind of device that JAX computes on."""
+    return not torch_missing()
 
 
-def resnet32() -> tuple[nets.Classifier, nets.Variables]:
-    """Return ResNet-32 with a linear head, and initial variables for 32×32×3."""
-    net = nets.build(nets.NetConfig(name="resnet32"), CLASSES, "linear")
+def torch_missing() -> str:
+    """Return why PyTorch cannot be compared with here; an empty text where it can."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed"
+    import torch
+
+    platform = jax.default_backend()
+    if platform == "cpu" or (platform == "gpu" and torch.cuda.is_available()):
+        return ""
+    return f"this PyTorch does not compute on the {platform}"
+
+
+def torch_device() -> str:
+    """Return PyTorch's name of the device that JAX computes on."""
+    return "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+
+def resnet(name: str, precision: str = "float32") -> tuple[nets.Classifier, nets.Variables]:
+    """Return a ResNet of `LAYOUTS` with a linear head, and initial variables, which fit images of any size."""
+    net = nets.build(nets.NetConfig(name=name, precision=precision), CLASSES, "linear")
     return net, jax.jit(lambda key: nets.init(net, key, (32, 32, 3)))(jax.random.key(0))
 
 
+def resnet32() -> tuple[nets.Classifier, nets.Variables]:
+    """Return ResNet-32 in float32."""
+    return resnet("resnet32")
+
+
 def torch_resnet32(variables: nets.Variables) -> Any:
+    """Return ResNet-32 in PyTorch, as `torch_resnet`."""
+    return torch_resnet("resnet32", variables)
+
+
+def torch_resnet(name: str, variables: nets.Variables) -> Any:
     """Return the same network in PyTorch (channels_last), with the same parameters and running statistics."""
     import torch
+
+    layout = LAYOUTS[name]
+    widths = layout.widths
 
     class Norm(torch.nn.BatchNorm2d):
         def __init__(self, width: int) -> None:
@@ -62,11 +101,13 @@ def torch_resnet32(variables: nets.Variables) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.stem = torch.nn.Module()
-            self.stem.conv, self.stem.bn = torch.nn.Conv2d(3, WIDTHS[0], 3, 1, 1, bias=False), Norm(WIDTHS[0])
-            before = WIDTHS[0]
-            for i, width in enumerate(WIDTHS):
+            size, stride = (7, 2) if layout.large_stem else (3, 1)
+            self.stem.conv = torch.nn.Conv2d(3, widths[0], size, stride, size // 2, bias=False)
+            self.stem.bn = Norm(widths[0])
+            before = widths[0]
+            for i, width in enumerate(widths):
                 stage = torch.nn.Module()
-                for j in range(BLOCKS):
+                for j in range(layout.blocks):
                     setattr(stage, f"block_{j}", Block(before, width, 2 if i and not j else 1))
                     before = width
                 setattr(self, f"stage_{i}", stage)
@@ -74,8 +115,10 @@ def torch_resnet32(variables: nets.Variables) -> Any:
 
         def features(self, x: torch.Tensor) -> torch.Tensor:
             x = torch.relu(self.stem.bn(self.stem.conv(x)))
-            for i in range(len(WIDTHS)):
-                for j in range(BLOCKS):
+            if layout.large_stem:
+                x = torch.nn.functional.max_pool2d(x, 3, 2, 1)
+            for i in range(len(widths)):
+                for j in range(layout.blocks):
                     x = getattr(getattr(self, f"stage_{i}"), f"block_{j}")(x)
             return x.mean((2, 3))
 
@@ -84,7 +127,7 @@ def torch_resnet32(variables: nets.Variables) -> Any:
 
     net = ResNet()
     net.load_state_dict({name: torch.tensor(leaf) for name, leaf in torch_state(variables).items()}, strict=False)
-    return net.to(memory_format=torch.channels_last)
+    return net.to(torch_device(), memory_format=torch.channels_last)
 
 
 def torch_state(variables: nets.Variables) -> Mapping[str, np.ndarray]:
@@ -104,7 +147,7 @@ def torch_images(images: np.ndarray) -> Any:
     """Return images [n, height, width, channel] as PyTorch's channels_last [n, channel, height, width]."""
     import torch
 
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
+    return torch.from_numpy(images).to(torch_device()).permute(0, 3, 1, 2)
 
 
 def alternate(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -125,10 +168,22 @@ def best(seconds: list[float]) -> str:
     return f"{min(seconds):.3f} ({statistics.median(seconds):.3f})"
 
 
+def torch_peak_megabytes(program: Callable[[], Any]) -> float:
+    """Return how much PyTorch's memory on the device rises at most while `program` runs."""
+    if torch_device() == "cpu":
+        return peak_megabytes(program)
+    import torch
+
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    program()
+    return (torch.cuda.max_memory_allocated() - before) / 1e6
+
+
 def peak_megabytes(program: Callable[[], Any]) -> float:
-    """Return how much the process's resident memory rises at most while `program` runs; NaN except on Linux."""
+    """Return how much the process's resident memory rises at most while `program` runs; NaN except on Linux' CPUs."""
     reset = Path("/proc/self/clear_refs")
-    if not reset.exists():
+    if jax.default_backend() != "cpu" or not reset.exists():
         return float("nan")
     gc.collect()
     # Memory that earlier runs freed but the allocator kept would otherwise be used again unseen.
