@@ -101,6 +101,7 @@ class _Peers:
     def __init__(self, process: int, connections: dict[str, socket.socket], timeout: int) -> None:
         self._process, self._connections = process, connections
         self._lost = ""
+        self._ends = False
         self._noticed = threading.Event()
         self._ended = {name: threading.Event() for name in connections}
         for name, connection in connections.items():
@@ -109,6 +110,7 @@ class _Peers:
 
     def say_end(self) -> None:
         """Tell the other processes that this one ends as it should, or by an error that nobody has caught."""
+        self._ends = True
         failed = hasattr(sys, "last_value")
         self._tell(f"process {self._process} on {socket.gethostname()} has failed" if failed else _END)
 
@@ -139,7 +141,8 @@ class _Peers:
         except OSError:
             said = ""
         self._ended[name].set()
-        if said == _END:
+        # Process 0 tells all of a failure, also the process that failed: that one ends by itself.
+        if said == _END or self._ends:
             return
         self._lost = self._lost or said or f"{name} is gone"
         self._noticed.set()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -248,7 +249,7 @@ def test_a_chunk_moves_the_learned_slots_and_no_other():
 def test_the_gradient_norm_is_that_of_the_learned_slots():
     program, problem, start, state, batches = chunk_inputs()
     key, batch = jax.random.wrap_key_data(KEY), jax.tree.map(lambda leaf: leaf[0], batches)
-    gradient = jax.jit(lambda meta: meta_gradient(program, problem, meta, batch, jax.random.fold_in(key, 0))[1])(start)
+    gradient = jax.jit(partial(meta_gradient, program))(problem, start, batch, jax.random.fold_in(key, 0))[1]
     pixels, learned = np.asarray(gradient.pixels), problem.learned
     assert pixels[~learned].any(), "the others have a gradient, too"
     log = learn_chunk(program, problem, start, state, batches, KEY)[2]

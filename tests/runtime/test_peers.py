@@ -8,7 +8,7 @@ import time
 import pytest
 
 PROGRAM = """
-import sys, time
+import atexit, sys, time
 from pathlib import Path
 from mnemonics_jax.runtime.errors import UserError, exit_status
 from mnemonics_jax.runtime.peers import watch_peers
@@ -23,13 +23,16 @@ def share(text):
         time.sleep(0.01)
     return place.read_text()
 
+if ending == "slow bug":
+    atexit.register(time.sleep, 2)  # what is registered first is called last
+
 with exit_status("mnemonics"):
     watch_peers(number, 3, share, "localhost", 60)
     print("ready", flush=True)
     sys.stdin.readline()
     if ending == "mistake":
         raise UserError("the batch is too small")
-    if ending == "bug":
+    if "bug" in ending:
         raise RuntimeError("a bug")
     if ending == "wait":
         time.sleep(60)
@@ -95,8 +98,9 @@ def test_a_mistake_that_all_have_is_told_by_each(three):
     assert ends(children) == ([2, 2, 2], ["mnemonics: the batch is too small\n"] * 3)
 
 
-def test_the_others_end_when_one_fails(three):
-    children = three("wait", "bug", "wait")
+@pytest.mark.parametrize("bug", ["bug", "slow bug"])
+def test_the_others_end_when_one_fails(three, bug):
+    children = three("wait", bug, "wait")
     go(children)
     statuses, errors = ends(children)
     assert statuses == [75, 1, 75]
