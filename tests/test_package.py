@@ -50,7 +50,7 @@ def test_the_core_has_every_test_module_and_names_what_is_there():
     }
     for path, _, name in (line.partition("::") for line in lines):
         assert not name or f"def {name}(" in (ROOT / path).read_text(), name
-    assert CORE.name in (ROOT / ".ci" / "run").read_text()
+    assert CORE.name in (ROOT / ".ci" / "versions").read_text()
 
 
 def test_the_versions_are_those_that_users_read():
