@@ -1,7 +1,7 @@
 """The loop of both levels: chunks of jitted steps, with a check of numbers, progress and a resume point after each.
 
-The device never waits for the host: while it computes a chunk, the host reads the log of the chunk before, and what it
-does with that (progress, checkpoints) and the choice of the next batches take place meanwhile.
+The device need not wait for the host between two chunks: while it computes one, the host reads the log of the chunk
+before, handles it (progress, checkpoints), and chooses the next batches.
 """
 
 from collections.abc import Iterator

@@ -118,7 +118,7 @@ def test_a_bad_number_ends_the_stage_and_no_point_after_it_is_offered():
 
 @pytest.mark.parametrize("kind", ["herding", "mnemonics"])
 def test_the_host_waits_for_the_device_once_a_chunk(tiny, monkeypatch, kind):
-    """The arrays that training and learning log are read once each, all others of a chunk never."""
+    """The losses that training and learning log are read once a chunk."""
     reads = {"train": 0, "learn": 0}
 
     def spied(module, name, log_type, key):
