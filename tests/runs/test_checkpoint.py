@@ -250,19 +250,25 @@ def room_for(size):
         yield
 
 
+def finished_files(folder):
+    """The files of finished checkpoints: threads of Orbax may still write into a draft whose first write has failed."""
+    return {path: path.read_bytes() for path in files(folder) if ".part" not in str(path.relative_to(folder))}
+
+
 # The biggest file of a checkpoint has some 20 KB, so the first stops Orbax and the second the manifest or the metrics.
 @pytest.mark.parametrize("size", [2500, 40])
 def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(config, copy, finished, size):
-    before = {path: path.read_bytes() for path in files(copy / "checkpoints")}
+    before = finished_files(copy / "checkpoints")
     with room_for(size), pytest.raises(UserError, match=r"File too large|could not be written") as caught:
         run_in_folder(config, copy, Display(), OFTEN)
     assert "free disk space" in str(caught.value)
-    assert {path: path.read_bytes() for path in files(copy / "checkpoints")} == before
+    assert finished_files(copy / "checkpoints") == before
     assert not (copy / "summary.json").exists()
     display = Listening()
     run_in_folder(config, copy, display, OFTEN)
     assert any(line.startswith("going on from phase 1, exemplars, step 3") for line in display.said)
     assert result(copy) == finished
+    assert not list((copy / "checkpoints").glob("*.part"))
 
 
 def test_a_write_that_fails_in_the_background_is_not_listed(config, tmp_path):
