@@ -32,6 +32,7 @@ leaves a bytes of intermediate results (a is usually by far the larger):
     remat="none"       T·(a + p)           the least arithmetic                  none
     remat="step"       T·p + a             computes each inner step once more    none
     remat="segments"   about 2·√T·p + a    computes each inner step twice more   none
+    remat="auto"       "segments" where T·p is more than 15 % of a, else "step"  none
     truncate=K         K in place of T     no backward pass of T − K steps       drops what they pass on to Θ_T: of the
                                                                                  order of ρᴷ if a step contracts by ρ
     first_order=True   as without          no products with ∂²L/∂Θ²              takes ∂²L/∂Θ² for zero
@@ -56,7 +57,11 @@ Meta = PyTree
 Batches = PyTree[Shaped[Array, "steps ..."]]
 Loss = Callable[[Params, Meta, Any], Float[Array, ""]]
 Optimizer = optax.GradientTransformation | Callable[[Meta, Int[Array, ""]], optax.GradientTransformation]
-Remat = Literal["none", "step", "segments"]
+Remat = Literal["auto", "none", "step", "segments"]
+
+_SHARE, _NEGLIGIBLE = 0.15, 2**24
+"""What the parameters of all steps may add to the activations of one before "auto" keeps fewer of them, and the bytes
+of parameters below which it does not look."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ class Unroll:
 
     Attributes:
         remat: what the backward pass recomputes instead of storing it: nothing, the inside of every step, or runs of
-            about √T steps and the inside of every step in them. Changes the cost, never the result.
+            about √T steps and the inside of every step in them; or what of the last two suits the sizes. Changes the
+            cost, never the result.
         truncate: K: the gradient flows through the last K of the T steps. Θ_{T−K} and s_{T−K} count as constants, so m
             gets nothing by way of the earlier steps or of Θ_0. None: all T steps.
         first_order: each inner gradient is evaluated at a constant copy sg(Θ_t), g_t = ∇_Θ L(sg(Θ_t), m; batch_t), thus
@@ -76,10 +82,10 @@ class Unroll:
             α that puts I in the place of I − α ∂²L/∂Θ² as the factor between dΘ_{t+1} and dΘ_t.
 
     Raises:
-        ValueError: `remat` is not one of the three names, or `truncate` is below 1.
+        ValueError: `remat` is not one of the four names, or `truncate` is below 1.
     """
 
-    remat: Remat = "step"
+    remat: Remat = "auto"
     truncate: int | None = None
     first_order: bool = False
 
@@ -136,7 +142,10 @@ def unroll(
             updates, state = optimizer_at(meta, index).update(gradient, state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        return _scan(step, carry, xs, config.remat)
+        remat = config.remat
+        if remat == "auto":
+            remat = _suited(inner_loss, carry, meta, xs)
+        return _scan(step, carry, xs, remat)
 
     carry = (params, optimizer_at(meta, jnp.int32(0)).init(params))
     xs = (jnp.arange(steps, dtype=jnp.int32), batches)
@@ -196,6 +205,24 @@ def _count_steps(batches: PyTree, length: int | None) -> int:
     return steps
 
 
+def _suited(inner_loss: Loss, carry: PyTree, meta: PyTree, xs: PyTree) -> Remat:
+    """Return "segments" where keeping the carry of every step takes much beside the activations of one, else "step".
+
+    The activations are told from shapes alone: a gradient's differentiation keeps about twice what the gradient keeps.
+    """
+    (index, batches), (params, _) = xs, carry
+    kept = len(index) * _bytes(carry)
+    if kept < _NEGLIGIBLE:
+        return "step"
+    batch = jax.tree.map(lambda x: x[0], batches)
+    backward = jax.eval_shape(lambda *args: jax.vjp(lambda *args: inner_loss(*args, batch), *args)[1], params, meta)
+    return "segments" if kept > _SHARE * 2 * _bytes(backward) else "step"
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def _scan(step: Callable, carry: PyTree, xs: PyTree, remat: Remat) -> PyTree:
     """Return the final carry of `step` scanned over `xs`; `remat` says what is stored for the backward pass."""
     if remat == "none":
@@ -204,7 +231,8 @@ def _scan(step: Callable, carry: PyTree, xs: PyTree, remat: Remat) -> PyTree:
     step = jax.checkpoint(step, prevent_cse=False)
     if remat == "segments":
         steps = len(jax.tree.leaves(xs)[0])
-        size = math.isqrt(steps)
+        # A single step that is left over would be no loop, and XLA would store its inside.
+        size = next(size for size in range(math.isqrt(steps), steps + 1) if steps % size != 1)
         whole = steps - steps % size
         segment = jax.checkpoint(lambda carry, xs: jax.lax.scan(step, carry, xs), prevent_cse=False)
         folded = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), xs)

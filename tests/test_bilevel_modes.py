@@ -161,6 +161,17 @@ def test_memory_by_mode():
     assert segments < long
     assert stored >= 5 * short_stored > 5 * short
     assert truncated <= 1.3 * short_stored
+    one_left_over, _ = temporary_memory(65, Unroll(remat="segments"))
+    assert one_left_over <= 1.1 * segments
+
+
+@pytest.mark.parametrize(("steps", "batch", "suited"), [(64, 2, "segments"), (8, 2, "step"), (16, 40_000, "step")])
+def test_what_is_kept_suits_the_sizes(steps, batch, suited):
+    """Parameters of 64 steps are much beside the activations of two samples; those of 8 are little in all."""
+    modes = ("auto", "step", "segments")
+    memory = {remat: temporary_memory(steps, Unroll(remat), width=256, batch=batch)[0] for remat in modes}
+    assert memory["auto"] == memory[suited]
+    assert memory["step"] != memory["segments"]
 
 
 def test_repeated_calls_compile_once_and_config_is_static():

@@ -3,9 +3,9 @@
     python experiments/benchmarks/meta_gradient.py
 
 The problem is that of learning exemplars: T steps of SGD on all parameters with inference statistics, every step on all
-E exemplars; then the gradient of the cross-entropy of 128 queries by the exemplars' pixels. By default JAX stores the
-parameters of every step and recomputes its inside (`--remat step`); PyTorch keeps the graph of every step
-(`create_graph=True`).
+E exemplars; then the gradient of the cross-entropy of 128 queries by the exemplars' pixels. JAX stores the parameters
+of every step, or where these are many of some, and recomputes the inside of steps (`--remat auto`); PyTorch keeps the
+graph of every step (`create_graph=True`).
 
 Seconds are the fastest and in brackets the median of `repeats` runs, the two libraries in turn. "temporary" is the
 temporary memory of the compiled JAX program, "peak" by how much the process's resident memory rises during a run (on a
@@ -44,7 +44,7 @@ class Config:
     """Number of images of the outer loss."""
     repeats: int = 3
     """Number of timed runs."""
-    remat: Literal["none", "step", "segments"] = "step"
+    remat: Literal["auto", "none", "step", "segments"] = "auto"
     """What JAX recomputes instead of storing it; PyTorch stores everything, like "none"."""
     peer_images: int = 1000
     """Largest E·T for which PyTorch is run: it takes about 7 GB at 1000, in proportion to E·T."""

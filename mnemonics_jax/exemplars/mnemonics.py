@@ -63,8 +63,9 @@ class Mnemonics(ExemplarStrategy):
     """Number of outer steps that adjust each half of the old exemplars."""
     adjust_cap: Annotated[float, Gt(0), Le(1)] = 0.05
     """Largest change of a pixel of an old exemplar in one phase; pixels lie in [0, 1]."""
-    remat: Literal["none", "step", "segments"] = "step"
-    """What the backward pass recomputes to save memory: nothing, each inner step, or segments of about √T steps."""
+    remat: Literal["auto", "none", "step", "segments"] = "auto"
+    """What the backward pass recomputes to save memory: nothing, each inner step, segments of about √T steps, or
+    segments only where the parameters of all steps are many beside the activations of one."""
     truncate: Annotated[int, Ge(1)] | None = None
     """Number of inner steps, the last ones, that the meta-gradient goes through; all when not given."""
     first_order: bool = False
