@@ -63,15 +63,19 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
         [
             Row(f"{kind}, per_class {amount}", {"exemplars.per_class": str(amount)}, kind)
             for amount in (1, 2, 5, 20)
-            for kind in ("random", "mnemonics")
+            for kind in ("random", "gradient", "mnemonics")
         ],
     ),
     "unroll": (
         "Unroll length, from class means and from a new head",
         [
+            Row("gradient", kind="gradient"),
             Row("class means, T = 0", _CLOSED),
-            *(Row(f"class means, T = {t}", {**_CLOSED, "exemplars.unroll_length": str(t)}) for t in (1, 2, 5, 10, 20)),
-            *(Row(f"new head, T = {t}", {**_LOOP, "exemplars.unroll_length": str(t)}) for t in (1, 2, 5, 10, 20)),
+            *(
+                Row(f"class means, T = {t}", {**_CLOSED, "exemplars.unroll_length": str(t)})
+                for t in (1, 2, 5, 10, 20, 50)
+            ),
+            *(Row(f"new head, T = {t}", {**_LOOP, "exemplars.unroll_length": str(t)}) for t in (1, 2, 5, 10, 20, 50)),
         ],
     ),
     "inner-start": (
