@@ -73,6 +73,27 @@ def test_correlate(taps, stride, images, size, c, o, pads, seed):
     assert_near(ours, np.asarray(theirs))
 
 
+@pytest.mark.parametrize(
+    ("side", "c", "o", "stride"),
+    [
+        (32, 16, 16, 1),
+        (32, 16, 32, 2),
+        (16, 32, 32, 1),
+        (16, 32, 64, 2),
+        (8, 64, 64, 1),
+        (9, 64, 40, 1),
+        (19, 32, 9, 1),
+    ],
+)
+def test_correlate_as_the_networks_do(side, c, o, stride):
+    """Wide tiles of one vector, kernels too big for the first cache, several blocks of channels, a part of one."""
+    x, kernel = draw(side, (2, side, side, c), (3, 3, c, o))
+    ours = kernels.correlate(jnp.asarray(x), jnp.asarray(kernel), (1, 1), (1, 1), stride)
+    with jax.enable_x64(True):
+        theirs = reference(*(jnp.asarray(a, jnp.float64) for a in (x, kernel)), (1, 1), (1, 1), stride)
+    assert_near(ours, np.asarray(theirs))
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     taps=st.sampled_from([3, 5]),

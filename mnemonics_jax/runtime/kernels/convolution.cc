@@ -19,10 +19,11 @@
 
 namespace {
 
-// A tile of kPixels or kTaps rows of kVectors vectors leaves a few of the 32 or 16 registers free.
+// A tile of kPixels or kTaps rows of kVectors vectors leaves a few of the 32 or 16 registers free. Twice the rows of one
+// vector fit as well.
 constexpr int kPixels = kManyRegisters ? 8 : 4, kTaps = kManyRegisters ? 12 : 6;
 constexpr int kVectors = 2;
-constexpr int64_t kUnitBytes = 128 << 10;
+constexpr int64_t kUnitBytes = 128 << 10, kGradientUnitBytes = 48 << 10, kWeightBytes = 16 << 10;
 constexpr int64_t kPartialSums = 8;
 
 struct Shape {
@@ -38,7 +39,11 @@ struct Shape {
     int64_t fitting = kUnitBytes / (int64_t{sizeof(float)} * padded_width() * c * stride);
     return std::clamp<int64_t>(fitting, 1, rows);
   }
-  int64_t units() const { return (rows + unit_rows() - 1) / unit_rows(); }  // of one image
+  // Of the kernel gradient, which reads the inputs and the cotangents of a unit again for each tile of the kernel.
+  int64_t gradient_rows() const {
+    int64_t row = padded_width() * c * stride + columns * std::min<int64_t>(lanes(), kVectors * kLanes);
+    return std::clamp<int64_t>(kGradientUnitBytes / (int64_t{sizeof(float)} * row), 1, rows);
+  }
 };
 
 // The input rows that output rows [first, first + count) of one image read, with zeros around them.
@@ -61,13 +66,17 @@ const float* PaddedRows(const Shape& s, const float* image, int64_t first, int64
   return scratch.data();
 }
 
-// P neighbouring output pixels × Q vectors of output channels.
-template <int P, int Q>
-void ForwardTile(const Shape& s, const float* x, const float* k, float* y) {
-  int64_t row = s.padded_width() * s.c, step = s.stride * s.c, lanes = s.lanes(), span = s.span();
-  Vec sum[P][Q] = {};
-  for (int64_t a = 0; a < s.kh; ++a, x += row) {
-    for (int64_t t = 0; t < span; ++t, k += lanes) {
+// P neighbouring output pixels × Q vectors of output channels, by `taps` rows of the kernel. `fresh` says that these are
+// its first; else y has the sums of those before. `kStep` is the distance of two windows where the compiler knows it,
+// which then needs no register for the address of each; else 0.
+template <int P, int Q, int kStep>
+void ForwardTile(const Shape& s, const float* x, const float* k, float* y, int64_t taps, bool fresh) {
+  int64_t row = s.padded_width() * s.c, step = kStep ? kStep : s.stride * s.c, lanes = s.lanes(), span = s.span();
+  Vec sum[P][Q];
+  for (int p = 0; p < P; ++p)
+    for (int q = 0; q < Q; ++q) sum[p][q] = fresh ? Vec{} : Load(y + p * lanes + q * kLanes);
+  for (int64_t a = 0; a < taps; ++a, x += row) {
+    for (int64_t t = 0; t < span; ++t, k += Q * kLanes) {
       Vec weights[Q];
       for (int q = 0; q < Q; ++q) weights[q] = Load(k + q * kLanes);
 #pragma GCC unroll 16
@@ -80,29 +89,64 @@ void ForwardTile(const Shape& s, const float* x, const float* k, float* y) {
     for (int q = 0; q < Q; ++q) Store(y + p * lanes + q * kLanes, sum[p][q]);
 }
 
-template <int Q>
-void ForwardRow(const Shape& s, const float* x, const float* k, float* y) {
+template <int Q, int kStep>
+void ForwardRow(const Shape& s, const float* x, const float* k, float* y, int64_t taps, bool fresh) {
   int64_t step = s.stride * s.c, lanes = s.lanes(), j = 0;
-  for (; j + kPixels <= s.columns; j += kPixels) ForwardTile<kPixels, Q>(s, x + j * step, k, y + j * lanes);
-  for (; j + 4 <= s.columns; j += 4) ForwardTile<4, Q>(s, x + j * step, k, y + j * lanes);
-  for (; j < s.columns; ++j) ForwardTile<1, Q>(s, x + j * step, k, y + j * lanes);
+  auto tiles = [&](auto tile, int64_t pixels) {
+    for (; j + pixels <= s.columns; j += pixels) tile(s, x + j * step, k, y + j * lanes, taps, fresh);
+  };
+  if constexpr (Q == 1 && kStep > 0) tiles(ForwardTile<2 * kPixels, Q, kStep>, 2 * kPixels);
+  tiles(ForwardTile<kPixels, Q, kStep>, kPixels);
+  tiles(ForwardTile<4, Q, 0>, 4);
+  tiles(ForwardTile<1, Q, 0>, 1);
+}
+
+// Q vectors of output channels of `count` rows. What of the kernel does not fit a core's first cache is taken row by row.
+template <int Q>
+void ForwardRows(const Shape& s, const float* x, const float* k, float* y, int64_t count) {
+  int64_t row = s.padded_width() * s.c, size = s.span() * Q * kLanes;
+  int64_t taps = s.kh * size * int64_t{sizeof(float)} <= kWeightBytes ? s.kh : 1;
+  auto forward = ForwardRow<Q, 0>;
+  switch (s.stride * s.c) {
+    case 16: forward = ForwardRow<Q, 16>; break;
+    case 32: forward = ForwardRow<Q, 32>; break;
+    case 64: forward = ForwardRow<Q, 64>; break;
+  }
+  for (int64_t a = 0; a < s.kh; a += taps)
+    for (int64_t i = 0; i < count; ++i)
+      forward(s, x + (s.stride * i + a) * row, k + a * size, y + i * s.columns * s.lanes(), taps, a == 0);
+}
+
+// The kernel by blocks of as many output channels as a tile has, zeros behind the last ones: what a tile reads lies in
+// one piece.
+const float* Packed(const Shape& s, const float* k, int64_t batch, std::vector<float>& scratch) {
+  int64_t lanes = s.lanes(), taps = s.kh * s.span(), block = kVectors * kLanes;
+  if (lanes == s.o && lanes <= block) return k;
+  scratch.assign(batch * taps * lanes, 0);
+  float* packed = scratch.data();
+  for (int64_t b = 0; b < batch; ++b, k += taps * s.o)
+    for (int64_t v = 0, width; v < lanes; v += width) {
+      width = lanes - v < block ? kLanes : block;
+      for (int64_t t = 0; t < taps; ++t, packed += width)
+        std::copy(k + t * s.o + v, k + t * s.o + std::min(v + width, s.o), packed);
+    }
+  return scratch.data();
 }
 
 void ForwardUnit(const Shape& s, const float* image, const float* k, float* y, int64_t first, int64_t count) {
   static thread_local std::vector<float> scratch, filled;
   const float* x = PaddedRows(s, image, first, count, scratch);
-  int64_t lanes = s.lanes();
-  bool whole = lanes == s.o;
-  if (!whole) filled.resize(s.columns * lanes);
-  for (int64_t i = 0; i < count; ++i, x += s.stride * s.padded_width() * s.c) {
-    float* out = y + (first + i) * s.columns * s.o;
-    float* row = whole ? out : filled.data();
-    int64_t v = 0;
-    for (; v + kVectors * kLanes <= lanes; v += kVectors * kLanes) ForwardRow<kVectors>(s, x, k + v, row + v);
-    for (; v < lanes; v += kLanes) ForwardRow<1>(s, x, k + v, row + v);
-    if (!whole)
-      for (int64_t j = 0; j < s.columns; ++j) std::memcpy(out + j * s.o, row + j * lanes, s.o * sizeof(float));
+  int64_t lanes = s.lanes(), pixels = count * s.columns, taps = s.kh * s.span(), v = 0;
+  constexpr int64_t block = kVectors * kLanes;
+  float *out = y + first * s.columns * s.o, *rows = out;
+  if (lanes != s.o) {
+    filled.resize(pixels * lanes);
+    rows = filled.data();
   }
+  for (; v + block <= lanes; v += block) ForwardRows<kVectors>(s, x, k + v * taps, rows + v, count);
+  for (; v < lanes; v += kLanes) ForwardRows<1>(s, x, k + v * taps, rows + v, count);
+  if (lanes != s.o)
+    for (int64_t j = 0; j < pixels; ++j) std::memcpy(out + j * s.o, rows + j * lanes, s.o * sizeof(float));
 }
 
 // R window positions × Q vectors of output channels, summed over the output pixels of a unit.
@@ -170,15 +214,9 @@ ffi::Error Correlate(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<
                      int64_t left, ffi::ResultBuffer<ffi::F32> y) {
   Shape s = MakeShape(x.dimensions(), k.dimensions(), y->dimensions(), stride, top, left);
   int64_t batch = Batch(x.dimensions()), taps = s.kh * s.span();
-  const float* weights = k.typed_data();
-  if (s.lanes() != s.o) {
-    static thread_local std::vector<float> filled;
-    filled.resize(batch * taps * s.lanes());
-    for (int64_t t = 0; t < batch * taps; ++t)
-      std::memcpy(filled.data() + t * s.lanes(), weights + t * s.o, s.o * sizeof(float));
-    weights = filled.data();
-  }
-  int64_t units = s.units(), length = s.unit_rows();
+  static thread_local std::vector<float> scratch;
+  const float* weights = Packed(s, k.typed_data(), batch, scratch);
+  int64_t length = s.unit_rows(), units = (s.rows + length - 1) / length;
   Parallel(pool, batch * s.n * units, batch * s.multiplications(), [&](int64_t index) {
     int64_t n = index / units, first = index % units * length;
     ForwardUnit(s, x.typed_data() + n * s.h * s.w * s.c, weights + n / s.n * taps * s.lanes(),
@@ -191,7 +229,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Bu
                           int64_t top, int64_t left, ffi::ResultBuffer<ffi::F32> k_bar) {
   Shape s = MakeShape(x.dimensions(), k_bar->dimensions(), y_bar.dimensions(), stride, top, left);
   int64_t batch = Batch(x.dimensions()), taps = s.kh * s.span(), size = taps * s.lanes();
-  int64_t units = s.units(), length = s.unit_rows();
+  int64_t length = s.gradient_rows(), units = (s.rows + length - 1) / length;
   // The cut into partial sums depends neither on the number of threads nor on the batch, so the result does not either.
   int64_t parts = std::min({s.n * units, kPartialSums, 1 + s.multiplications() / kWorthwhile / 2});
   // Kept from call to call: memory fresh from the system costs more than a small gradient.
