@@ -102,6 +102,7 @@ class _Peers:
         self._process, self._connections = process, connections
         self._lost = ""
         self._ends = False
+        self._noticing = threading.Lock()
         self._noticed = threading.Event()
         self._ended = {name: threading.Event() for name in connections}
         for name, connection in connections.items():
@@ -144,8 +145,12 @@ class _Peers:
         # Process 0 tells all of a failure, also the process that failed: that one ends by itself.
         if said == _END or self._ends:
             return
-        self._lost = self._lost or said or f"{name} is gone"
-        self._noticed.set()
+        # The others end because one is gone. Only the first end is told, once: each has a thread here.
+        with self._noticing:
+            if self._noticed.is_set():
+                return
+            self._lost = said or f"{name} is gone"
+            self._noticed.set()
         if self._process == 0:
             self._tell(self._lost)
             time.sleep(_GRACE)

@@ -1,11 +1,15 @@
 """Processes that notice the end of another one, without JAX: what each says, and its exit status."""
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+
+from mnemonics_jax.runtime import peers, signals
 
 PROGRAM = """
 import atexit, sys, time
@@ -84,6 +88,28 @@ def test_the_others_name_a_process_that_was_killed(three, killed):
         (line,) = error.splitlines()
         assert line.startswith(f"mnemonics: process {killed} on ")
         assert line.endswith(" is gone; the same command goes on from what is saved")
+
+
+def test_the_ends_that_follow_from_the_first_one_do_not_stop_a_process_again(monkeypatch):
+    stops = []
+    monkeypatch.setattr(signals, "stop", stops.append)
+    monkeypatch.setattr(os, "_exit", lambda status: None)
+    monkeypatch.setattr(peers, "_GRACE", 0)
+    monkeypatch.setattr(peers, "_SAVING", 0)
+    monkeypatch.setattr(peers, "_keep_alive", lambda connection, timeout: None)  # for TCP only
+    ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
+    before = set(threading.enumerate())
+    peers._Peers(0, {f"process {number + 1} there": ours[number] for number in range(3)}, 60)
+    threads = set(threading.enumerate()) - before
+    theirs[1].close()
+    for other in (0, 2):
+        # Process 0 tells the others, and then they are gone, too.
+        assert theirs[other].recv(100) == b"process 2 there is gone\n"
+        theirs[other].close()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert stops == ["process 2 there is gone"]
 
 
 def test_processes_that_end_as_they_should_say_nothing(three):
