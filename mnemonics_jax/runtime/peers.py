@@ -20,8 +20,11 @@ from mnemonics_jax.runtime import signals
 _END = "end"
 _CONNECT = 10.0
 """Seconds in which the processes, which have just agreed on where, connect."""
-_GRACE = 3.0
-"""Seconds for a process to end by an error of its own, which several may have at the same time."""
+_GRACE = 2.0
+"""Seconds for a process to end by an error of its own, which several may have at the same time.
+
+Process 0, whose end ends the others too, waits twice as long.
+"""
 _SAVING = 60.0
 """Seconds for the last checkpoint of a run that has lost a process."""
 _peers: "_Peers | None" = None
@@ -100,6 +103,7 @@ class _Peers:
 
     def __init__(self, process: int, connections: dict[str, socket.socket], timeout: int) -> None:
         self._process, self._connections = process, connections
+        self._grace = _GRACE if process else 2 * _GRACE
         self._lost = ""
         self._ends = False
         self._noticing = threading.Lock()
@@ -124,7 +128,7 @@ class _Peers:
         """End this process with `status`. Process 0, whose end ends the others too, gives them time for theirs."""
         sys.stdout.flush()
         sys.stderr.flush()
-        end = time.monotonic() + (_GRACE if self._process == 0 else 0)
+        end = time.monotonic() + (self._grace if self._process == 0 else 0)
         for ended in self._ended.values():
             ended.wait(max(end - time.monotonic(), 0))
         os._exit(status)
@@ -153,7 +157,7 @@ class _Peers:
             self._noticed.set()
         if self._process == 0:
             self._tell(self._lost)
-            time.sleep(_GRACE)
+        time.sleep(self._grace)
         signals.stop(self._lost)
         time.sleep(_SAVING)
         os._exit(signals.STOPPED)
