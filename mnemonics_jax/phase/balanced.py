@@ -60,7 +60,7 @@ class BalancedLoop(TrainingLoop):
         return replace(self.program, method=_CorrectedFinetune())
 
 
-def tune_on_exemplars(setup: Setup, point: ResumePoint, callbacks: Callbacks) -> PhaseState:
+def tune_on_exemplars(setup: Setup, resume_point: ResumePoint, callbacks: Callbacks) -> PhaseState:
     """Return the state with Θ_i tuned on the exemplars of all classes seen; in phase 0 the state as it is.
 
     Every class has as many exemplars, so the tuning takes back the bias of Θ_i towards the new classes, which have many
@@ -69,7 +69,7 @@ def tune_on_exemplars(setup: Setup, point: ResumePoint, callbacks: Callbacks) ->
     Raises:
         NumbersError: when a loss or the tuned Θ_i is not finite.
     """
-    state, phase = point.state, int(point.state.phase)
+    state, phase = resume_point.state, int(resume_point.state.phase)
     if phase == 0 or not setup.config.train.balanced_steps:
         return state
     samples = setup.samples(state.memory, setup.first_slot + state.memory.slots())
@@ -77,7 +77,7 @@ def tune_on_exemplars(setup: Setup, point: ResumePoint, callbacks: Callbacks) ->
     context = Context(state.previous, setup.stream.masks(phase), state.correction)
     streams = phase_streams(state.key, phase)
     loop = BalancedLoop(setup.train_program, setup.config.train, samples, state.variables, context, streams)
-    variables = jax.tree.map(np.asarray, run_chunks(loop, point, callbacks).variables)
+    variables = jax.tree.map(np.asarray, run_chunks(loop, resume_point, callbacks).variables)
     if not all_finite(variables):
         raise NumbersError(f"the model is not finite after step {loop.steps} of the balanced fine-tuning", _ADVICE)
     return state._replace(variables=variables)

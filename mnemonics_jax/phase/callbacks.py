@@ -21,7 +21,7 @@ class Callbacks(Protocol):
     def warn(self, message: str) -> None:
         """Handle a warning for the user."""
 
-    def checkpoint(self, point: ResumePoint) -> None:
+    def checkpoint(self, resume_point: ResumePoint) -> None:
         """Handle the resume point after a chunk, from which `run_phase` goes on with the same bits.
 
         Its arrays must not be changed. Whether to save it is up to the callback.
@@ -43,8 +43,8 @@ class NoCallbacks:
     def warn(self, message: str) -> None:
         """Do nothing."""
 
-    def checkpoint(self, point: ResumePoint) -> None:
+    def checkpoint(self, resume_point: ResumePoint) -> None:
         """Do nothing."""
 
 
-SILENT = NoCallbacks()
+NO_CALLBACKS = NoCallbacks()

@@ -61,7 +61,7 @@ class _Chunk(NamedTuple):
     log: Any
 
 
-def run_chunks(program: ChunkProgram[State], point: ResumePoint, callbacks: Callbacks) -> State:
+def run_chunks(program: ChunkProgram[State], resume_point: ResumePoint, callbacks: Callbacks) -> State:
     """Run the steps of a stage that are left from a resume point on, and return the last state.
 
     From a resume point that `callbacks.checkpoint` received, it ends with the same bits as without the interruption.
@@ -69,26 +69,26 @@ def run_chunks(program: ChunkProgram[State], point: ResumePoint, callbacks: Call
 
     Args:
         program: the steps of the stage.
-        point: the resume point.
+        resume_point: where to start.
         callbacks: receives progress, events and a resume point after each chunk.
 
     Raises:
         NumbersError: when a logged value is not finite; this is noticed when the next chunk has begun.
     """
-    callbacks.stage(int(point.state.phase), point.stage.title, program.steps)
-    state, running = program.begin(point.loop_state), None
-    batches = program.batches(point.done)
-    for first in range(point.done, program.steps, program.chunk_steps):
+    callbacks.stage(int(resume_point.state.phase), resume_point.stage.title, program.steps)
+    state, running = program.begin(resume_point.loop_state), None
+    batches = program.batches(resume_point.done)
+    for first in range(resume_point.done, program.steps, program.chunk_steps):
         state, log = program.run(state, next(batches))
         if running is not None:
-            _report(program, point, callbacks, running)
+            _report(program, resume_point, callbacks, running)
         running = _Chunk(first, min(first + program.chunk_steps, program.steps), state, log)
     if running is not None:
-        _report(program, point, callbacks, running)
+        _report(program, resume_point, callbacks, running)
     return state
 
 
-def _report(program: ChunkProgram[State], point: ResumePoint, callbacks: Callbacks, chunk: _Chunk) -> None:
+def _report(program: ChunkProgram[State], resume_point: ResumePoint, callbacks: Callbacks, chunk: _Chunk) -> None:
     """Wait for a chunk, check its log, and tell the callbacks of it."""
     first, done = chunk.first, chunk.done
     log = {name: values[: done - first] for name, values in jax.device_get(chunk.log)._asdict().items()}
@@ -96,8 +96,8 @@ def _report(program: ChunkProgram[State], point: ResumePoint, callbacks: Callbac
     progress = program.progress(done, log)
     callbacks.advance(done, **progress)
     if (event := program.event(first, done, progress)) is not None:
-        callbacks.event(event[0], int(point.state.phase), step=done, **event[1])
-    callbacks.checkpoint(point._replace(done=done, loop_state=chunk.state))
+        callbacks.event(event[0], int(resume_point.state.phase), step=done, **event[1])
+    callbacks.checkpoint(resume_point._replace(done=done, loop_state=chunk.state))
 
 
 def _check_finite(program: ChunkProgram, first: int, log: Log) -> None:

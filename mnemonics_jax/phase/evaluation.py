@@ -212,18 +212,19 @@ def count_correct(
 
 
 def accuracies(
-    right: Int32[np.ndarray, "phases groups"],
+    num_correct: Int32[np.ndarray, "phases groups"],
     test_labels: Int[np.ndarray, " sample"],
     group_of_class: Int[np.ndarray, " classes"],
 ) -> Accuracies:
     """Return percentages from the numbers of correct guesses.
 
     Args:
-        right: correct guesses after each phase for the classes of each phase; the rows may be the finished phases only.
+        num_correct: correct guesses after each phase for the classes of each phase; the rows may be those of the
+            finished phases only.
         test_labels: class positions of all test images.
         group_of_class: the phase in which each class arrives.
     """
-    total = np.bincount(group_of_class[test_labels], minlength=right.shape[1])
-    seen = np.arange(right.shape[1]) <= np.arange(len(right))[:, None]
-    overall = 100 * np.where(seen, right, 0).sum(axis=1) / np.where(seen, total, 0).sum(axis=1)
-    return Accuracies(overall, np.where(seen, 100 * right / total, np.nan))
+    total = np.bincount(group_of_class[test_labels], minlength=num_correct.shape[1])
+    seen = np.arange(num_correct.shape[1]) <= np.arange(len(num_correct))[:, None]
+    overall = 100 * np.where(seen, num_correct, 0).sum(axis=1) / np.where(seen, total, 0).sum(axis=1)
+    return Accuracies(overall, np.where(seen, 100 * num_correct / total, np.nan))

@@ -31,7 +31,7 @@ class _Part(NamedTuple):
     outer: Int[np.ndarray, " sample"]
 
 
-def improve_exemplars(setup: Setup, point: ResumePoint, callbacks: Callbacks) -> PhaseState:
+def improve_exemplars(setup: Setup, resume_point: ResumePoint, callbacks: Callbacks) -> PhaseState:
     """Return the state with the new exemplars learned and the old ones adjusted, where the exemplar kind does so.
 
     Problems that were finished before the resume point are left out.
@@ -39,14 +39,15 @@ def improve_exemplars(setup: Setup, point: ResumePoint, callbacks: Callbacks) ->
     Raises:
         NumbersError: when an outer loss or a meta-gradient is not finite.
     """
-    state = point.state
+    state = resume_point.state
     if not setup.config.exemplars.learns:
         return state
+    reached = (resume_point.stage, resume_point.part)
     for part in _parts(setup, state):
         place = (part.stage, part.part)
-        if place < (point.stage, point.part):
+        if place < reached:
             continue
-        begin = point if place == (point.stage, point.part) else ResumePoint(state, part.stage, part=part.part)
+        begin = resume_point if place == reached else ResumePoint(state, part.stage, part=part.part)
         state = learn_exemplars(setup, begin, part.problem, part.outer, callbacks)
     return state
 
@@ -73,7 +74,7 @@ def _parts(setup: Setup, state: PhaseState) -> Iterator[_Part]:
 
 def learn_exemplars(
     setup: Setup,
-    point: ResumePoint,
+    resume_point: ResumePoint,
     problem: BilevelProblem,
     outer: Int[np.ndarray, " sample"],
     callbacks: Callbacks,
@@ -84,7 +85,7 @@ def learn_exemplars(
 
     Args:
         setup: what the phases share.
-        point: the resume point to start from.
+        resume_point: where to start.
         problem: the bilevel problem.
         outer: indices of the samples of its outer loss.
         callbacks: receives progress, events and resume points.
@@ -92,11 +93,11 @@ def learn_exemplars(
     Raises:
         NumbersError: when an outer loss or a meta-gradient is not finite.
     """
-    state, title, phase = point.state, point.stage.title, int(point.state.phase)
-    loop = learning_loop(setup, point, problem, outer)
+    state, title, phase = resume_point.state, resume_point.stage.title, int(resume_point.state.phase)
+    loop = learning_loop(setup, resume_point, problem, outer)
     try:
         before = loop.probe(loop.start.memory, state.log_rates)
-        learned = loop.finish(run_chunks(loop, point, callbacks))
+        learned = loop.finish(run_chunks(loop, resume_point, callbacks))
         after = loop.probe(learned.memory, learned.log_rates)
     except NumbersError as error:
         raise NumbersError(f"{title}: {error}", error.advice) from error
@@ -109,33 +110,33 @@ def learn_exemplars(
         )
     memory = setup.as_stored(state.memory, update(state.memory, problem, learned.memory))
     # Adjusting has no real data: nothing can judge it, and the inner step sizes stay those of the stage before it.
-    if point.stage is not Stage.EXEMPLARS:
+    if resume_point.stage is not Stage.EXEMPLARS:
         return state._replace(memory=memory)
     if setup.config.exemplars.gate:
-        memory = pass_gate(setup, state, memory, point.part, callbacks)
+        memory = pass_gate(setup, state, memory, resume_point.part, callbacks)
         if np.array_equal(memory.images, state.memory.images):
             return state  # step sizes learned with other exemplars do not belong to these
     return state._replace(memory=memory, log_rates=learned.log_rates)
 
 
 def learning_loop(
-    setup: Setup, point: ResumePoint, problem: BilevelProblem, outer: Int[np.ndarray, " sample"]
+    setup: Setup, resume_point: ResumePoint, problem: BilevelProblem, outer: Int[np.ndarray, " sample"]
 ) -> LearningLoop:
     """Return the outer loop of a bilevel problem, for `run_chunks`."""
-    state = point.state
+    state = resume_point.state
     # A later group of classes is learned beside what the groups before it have learned.
     start = LearningStart(models_of(state), select(state.memory, problem), state.log_rates)
-    streams = phase_streams(state.key, int(state.phase), _index(setup, point))
+    streams = phase_streams(state.key, int(state.phase), _index(setup, resume_point))
     samples = setup.samples(state.memory, outer)
-    return LearningLoop(setup.inner_program, point.stage.title, problem, start, samples, streams)
+    return LearningLoop(setup.inner_program, resume_point.stage.title, problem, start, samples, streams)
 
 
-def _index(setup: Setup, point: ResumePoint) -> int:
+def _index(setup: Setup, resume_point: ResumePoint) -> int:
     """Return the number of a bilevel problem among all of its phase, which tells its random streams apart."""
-    new, size = setup.stream.new_classes(int(point.state.phase)), setup.group_classes
+    new, size = setup.stream.new_classes(int(resume_point.state.phase)), setup.group_classes
     learned, adjusted = (1, 1) if size is None else (-(-len(new) // size), -(-new.start // size))
     first = {Stage.EXEMPLARS: 0, Stage.ADJUSTING_A: learned, Stage.ADJUSTING_B: learned + adjusted}
-    return first[point.stage] + point.part
+    return first[resume_point.stage] + resume_point.part
 
 
 def models_of(state: PhaseState) -> Models:

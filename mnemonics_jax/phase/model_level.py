@@ -29,21 +29,21 @@ class Split(NamedTuple):
     held: Int[np.ndarray, " sample"]
 
 
-def train_model(setup: Setup, point: ResumePoint, callbacks: Callbacks) -> PhaseState:
+def train_model(setup: Setup, resume_point: ResumePoint, callbacks: Callbacks) -> PhaseState:
     """Return the state with Θ_i in place of Θ_{i-1}, which becomes `previous`, and with its correction.
 
     Raises:
         NumbersError: when a loss, Θ_i or the correction is not finite.
     """
-    state, phase = point.state, int(point.state.phase)
+    state, phase = resume_point.state, int(resume_point.state.phase)
     split = split_samples(setup, state)
     samples = setup.samples(state.memory, split.train)
     # After an interruption the start is not needed: the loop state of the resume point has replaced it.
-    start = state.variables if point.done else _start(setup, state, samples)
+    start = state.variables if resume_point.done else _start(setup, state, samples)
     context = Context(state.variables, setup.stream.masks(phase), state.correction)
     streams = phase_streams(state.key, phase)
     loop = TrainingLoop(setup.train_program, setup.config.train, samples, start, context, streams)
-    variables = jax.tree.map(np.asarray, run_chunks(loop, point, callbacks).variables)
+    variables = jax.tree.map(np.asarray, run_chunks(loop, resume_point, callbacks).variables)
     # No loss is computed after the last update, so that nothing else would show a bad one.
     if not all_finite(variables):
         raise NumbersError(f"the model is not finite after step {loop.steps - 1} of {loop.steps}", ADVICE)

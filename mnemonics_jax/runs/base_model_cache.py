@@ -66,8 +66,8 @@ class BaseModelCache:
         loop_state = jax.tree.map(np.asarray, init_training(self._setup.train_program, Variables(**arrays)))
         events = read_metrics(self._model / "metrics.jsonl")
         events.append({"event": EVENT, "phase": 0, "shared": self.name, "seconds": facts["seconds"]})
-        point = ResumePoint(start, Stage.TRAINING, self._steps, loop_state)
-        return Checkpoint(point, events, 0.0, 0, record_of(self._setup, begins=True))
+        resume_point = ResumePoint(start, Stage.TRAINING, self._steps, loop_state)
+        return Checkpoint(resume_point, events, 0.0, 0, record_of(self._setup, begins=True))
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Save `checkpoint` if it is at the end of phase 0's training and there is no good base model yet.

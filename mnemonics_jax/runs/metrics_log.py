@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemonics_jax.runs.tensorboard import TensorBoard
-from mnemonics_jax.runs.tracker import Pictures, Points, Tracker
+from mnemonics_jax.runs.tracker import Curves, NamedImages, Tracker
 from mnemonics_jax.runtime.files import cannot_write, write_atomically
 
 
@@ -48,7 +48,7 @@ class MetricsLog:
     ) -> None:
         self._path, self._settings = out / "metrics.jsonl", settings or {}
         self.events = list(events)
-        self._points, self._trackers = Points(), [TensorBoard(out / "tensorboard"), *trackers]
+        self._curves, self._trackers = Curves(), [TensorBoard(out / "tensorboard"), *trackers]
         with cannot_write(self._path):
             write_atomically(self._path, lines_of(events))
             self._file = self._path.open("a", encoding="utf-8")
@@ -65,8 +65,8 @@ class MetricsLog:
             self._file.flush()
             self._show(event)
 
-    def finish(self, results: Mapping[str, Any], pictures: Pictures) -> None:
-        """Show pictures, and those of the final results that are numbers, in the trackers alone."""
+    def finish(self, results: Mapping[str, Any], images: NamedImages) -> None:
+        """Show images, and those of the final results that are numbers, in the trackers alone."""
         numbers = {
             f"result/{name}": value
             for name, value in results.items()
@@ -74,7 +74,7 @@ class MetricsLog:
         }
         with cannot_write(self._path):
             for tracker in self._trackers:
-                tracker.finish(numbers, pictures)
+                tracker.finish(numbers, images)
 
     def close(self) -> None:
         """Close the file and the trackers."""
@@ -84,9 +84,9 @@ class MetricsLog:
                 tracker.close()
 
     def _show(self, event: Mapping[str, Any]) -> None:
-        point = self._points.of(event)
+        scalars = self._curves.scalars_of(event)
         for tracker in self._trackers:
-            tracker.show(point)
+            tracker.show(scalars)
 
 
 class NullLog:

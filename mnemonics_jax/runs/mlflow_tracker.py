@@ -10,10 +10,10 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from mnemonics_jax.runs.tracker import Pictures, Point, RunName
+from mnemonics_jax.runs.tracker import NamedImages, RunName, Scalars
 
-_SHOWN = "mnemonics.points"
-"""Name of the tag with the number of points that a run has."""
+_SHOWN_TAG = "mnemonics.points"
+"""Name of the tag with the number of events that a run has shown."""
 _MOST_PARAMS = 100
 """Most parameters that MLflow takes at a time."""
 
@@ -40,23 +40,23 @@ class MlflowTracker:
             # MLflow wants a word that a folder, rather than a data base, is meant.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         self._client = mlflow.MlflowClient(uri)
-        self._run, self._points = self._known() or (self._create(settings), 0)
+        self._run, self._shown = self._known() or (self._create(settings), 0)
         self._note(f"mlflow: run {self._run} in {self._client.tracking_uri}")
 
-    def show(self, point: Point) -> None:
+    def show(self, scalars: Scalars) -> None:
         """Log the values of one event, unless the run has them already."""
-        if point.number < self._points:
+        if scalars.number < self._shown:
             return
         now = time.time_ns() // 1_000_000
-        metrics = [Metric(f"{point.name}/{key}", value, now, point.step) for key, value in point.values.items()]
-        self._client.log_batch(self._run, metrics=metrics, tags=[RunTag(_SHOWN, str(point.number + 1))])
+        metrics = [Metric(f"{scalars.name}/{key}", value, now, scalars.step) for key, value in scalars.values.items()]
+        self._client.log_batch(self._run, metrics=metrics, tags=[RunTag(_SHOWN_TAG, str(scalars.number + 1))])
 
-    def finish(self, results: Mapping[str, int | float], pictures: Pictures) -> None:
-        """Log the results as metrics, and the pictures as files of the run."""
+    def finish(self, results: Mapping[str, int | float], images: NamedImages) -> None:
+        """Log the results as metrics, and the images as files of the run."""
         now = time.time_ns() // 1_000_000
         self._client.log_batch(self._run, metrics=[Metric(name, value, now, 0) for name, value in results.items()])
-        for name, picture in pictures.items():
-            self._client.log_image(self._run, picture, f"{name}.png")
+        for name, image in images.items():
+            self._client.log_image(self._run, image, f"{name}.png")
         self._finished = True
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class MlflowTracker:
         self._client.set_terminated(self._run, status="FINISHED" if self._finished else "KILLED")
 
     def _known(self) -> tuple[str, int] | None:
-        """Return the run that the folder names and the number of its points; None where there is no such run."""
+        """Return the run that the folder names and the number of its events; None where there is no such run."""
         known = self._name.read()
         if known is None:
             return None
@@ -76,7 +76,7 @@ class MlflowTracker:
                 return None
             raise
         self._client.update_run(known, status="RUNNING")
-        return known, int(found.data.tags.get(_SHOWN, 0))
+        return known, int(found.data.tags.get(_SHOWN_TAG, 0))
 
     def _create(self, settings: Mapping[str, Any]) -> str:
         run = self._client.create_run(self._experiment(), run_name=self._name.out.name).info.run_id

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from mnemonics_jax.config.config import Config
-from mnemonics_jax.phase.callbacks import SILENT, Callbacks
+from mnemonics_jax.phase.callbacks import NO_CALLBACKS, Callbacks
 from mnemonics_jax.phase.evaluation import Accuracies, accuracies
 from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.setup import Setup, make_setup
@@ -118,7 +118,7 @@ class Result:
         return accuracies(num_correct, self.setup.stream.test_labels, self.setup.stream.phase_of_class())
 
 
-def run(config: Config, out: Path | str | None = None, *, callbacks: Callbacks = SILENT) -> Result:
+def run(config: Config, out: Path | str | None = None, *, callbacks: Callbacks = NO_CALLBACKS) -> Result:
     """Run all phases of `config` and return their result.
 
     Args:

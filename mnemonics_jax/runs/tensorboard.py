@@ -10,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams, image, scalar
 
-from mnemonics_jax.runs.tracker import Pictures, Point
+from mnemonics_jax.runs.tracker import NamedImages, Scalars
 from mnemonics_jax.runtime.files import remove
 
 
@@ -30,14 +30,14 @@ class TensorBoard:
         self._writer = EventsWriter(str(self._folder.absolute() / "events"))
         self._settings = settings
 
-    def show(self, point: Point) -> None:
+    def show(self, scalars: Scalars) -> None:
         """Write the values of one event."""
-        for key, value in point.values.items():
-            self._add(scalar(f"{point.name}/{key}", value), point.step)
+        for key, value in scalars.values.items():
+            self._add(scalar(f"{scalars.name}/{key}", value), scalars.step)
         self._writer.flush()
 
-    def finish(self, results: Mapping[str, int | float], pictures: Pictures) -> None:
-        """Write the results, once as hyperparameters have them and once as points, and the pictures."""
+    def finish(self, results: Mapping[str, int | float], images: NamedImages) -> None:
+        """Write the results, once as hyperparameters have them and once as scalars, and the images."""
         # TensorBoard has no lists; a value that is none of its kinds would be left out of its table.
         plain = {
             name: value if isinstance(value, int | float | str) else str(value)
@@ -47,8 +47,8 @@ class TensorBoard:
             self._add(summary, 0)
         for name, value in results.items():
             self._add(scalar(name, value), 0)
-        for name, picture in pictures.items():
-            self._add(image(name, picture, dataformats="HWC"), 0)
+        for name, pixels in images.items():
+            self._add(image(name, pixels, dataformats="HWC"), 0)
         self._writer.flush()
 
     def close(self) -> None:

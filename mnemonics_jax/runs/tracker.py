@@ -14,16 +14,16 @@ from mnemonics_jax.runtime.files import read_json, write_json
 Service = Literal["wandb", "mlflow"]
 """A tracker beside TensorBoard, which `--track` asks for."""
 
-Pictures = Mapping[str, UInt8[np.ndarray, "height width 3"]]
-"""Pictures in red, green and blue, by name."""
+NamedImages = Mapping[str, UInt8[np.ndarray, "height width 3"]]
+"""Images in red, green and blue, by name."""
 
 FILE = "tracking.json"
 """Name of the file in a run's folder with the name that each service knows the run by."""
 _NO_VALUES = ("event", "phase", "step", "problem")
 
 
-class Point(NamedTuple):
-    """The numbers of one event of the metrics log.
+class Scalars(NamedTuple):
+    """The numbers of one event of the metrics log: a point on each of its curves.
 
     `number` counts the events of the run from 0. `name` says which curves the values belong to. `step` is their place:
     the steps of a phase are counted on from the last one of the phase before, so that a curve covers the whole run; an
@@ -40,17 +40,17 @@ class Point(NamedTuple):
 class Tracker(Protocol):
     """Shows a run to its user. The calls come in the order of the methods; `finish` only for a run that has ended.
 
-    A run that goes on has all its points again from the first one, the same as before.
+    A run that goes on shows all its events again from the first one, the same as before.
     """
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Start to show a run, or go on; `settings` are those of the run, by dotted name."""
 
-    def show(self, point: Point) -> None:
+    def show(self, scalars: Scalars) -> None:
         """Show the values of one event."""
 
-    def finish(self, results: Mapping[str, int | float], pictures: Pictures) -> None:
-        """Show the final results, and pictures of what the run has made."""
+    def finish(self, results: Mapping[str, int | float], images: NamedImages) -> None:
+        """Show the final results, and images of what the run has made."""
 
     def close(self) -> None:
         """Write what is left; nothing is shown after it."""
@@ -79,15 +79,15 @@ class RunName:
         return {}
 
 
-class Points:
-    """Makes points of the events of a run, in their order."""
+class Curves:
+    """Makes scalars of the events of a run, in their order: each curve covers the whole run."""
 
     def __init__(self) -> None:
         self._count = 0
         self._clocks: dict[str, _Clock] = {}
 
-    def of(self, event: Mapping[str, Any]) -> Point:
-        """Return the point of the next event."""
+    def scalars_of(self, event: Mapping[str, Any]) -> Scalars:
+        """Return the scalars of the next event."""
         name, at, step = event["event"], event["phase"], event.get("step")
         if event.get("problem"):
             name += f"_{event['problem']}"  # each problem of a phase counts its steps from 1
@@ -97,7 +97,7 @@ class Points:
             key: value for key, value in event.items() if key not in _NO_VALUES and isinstance(value, int | float)
         }
         self._count += 1
-        return Point(self._count - 1, name, at, values)
+        return Scalars(self._count - 1, name, at, values)
 
 
 class _Clock:

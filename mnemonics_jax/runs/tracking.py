@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnemonics_jax.runs.tracker import Pictures, Point, RunName, Service, Tracker
+from mnemonics_jax.runs.tracker import NamedImages, RunName, Scalars, Service, Tracker
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.progress import Display
 
@@ -36,13 +36,13 @@ class Guarded:
         """Start to show a run, or go on."""
         self._try(self._tracker.begin, settings)
 
-    def show(self, point: Point) -> None:
+    def show(self, scalars: Scalars) -> None:
         """Show the values of one event."""
-        self._try(self._tracker.show, point)
+        self._try(self._tracker.show, scalars)
 
-    def finish(self, results: Mapping[str, int | float], pictures: Pictures) -> None:
-        """Show the final results and pictures."""
-        self._try(self._tracker.finish, results, pictures)
+    def finish(self, results: Mapping[str, int | float], images: NamedImages) -> None:
+        """Show the final results and images."""
+        self._try(self._tracker.finish, results, images)
 
     def close(self) -> None:
         """Write what is left."""

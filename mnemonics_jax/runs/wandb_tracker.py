@@ -7,7 +7,7 @@ from typing import Any
 
 import wandb
 
-from mnemonics_jax.runs.tracker import Pictures, Point, RunName
+from mnemonics_jax.runs.tracker import NamedImages, RunName, Scalars
 from mnemonics_jax.runtime.errors import UserError
 
 
@@ -48,19 +48,19 @@ class WandbTracker:
         if not self._run.offline:
             self._note(f"wandb: {self._run.url}")
 
-    def show(self, point: Point) -> None:
+    def show(self, scalars: Scalars) -> None:
         """Log the values of one event, unless the run has them already."""
-        if point.number < self._run.step:
+        if scalars.number < self._run.step:
             return
-        if point.name not in self._curves:
-            self._curves.add(point.name)
-            self._run.define_metric(f"{point.name}/*", step_metric=f"{point.name}/at")
-        values = {f"{point.name}/{key}": value for key, value in point.values.items()}
-        self._run.log({**values, f"{point.name}/at": point.step}, step=point.number)
+        if scalars.name not in self._curves:
+            self._curves.add(scalars.name)
+            self._run.define_metric(f"{scalars.name}/*", step_metric=f"{scalars.name}/at")
+        values = {f"{scalars.name}/{key}": value for key, value in scalars.values.items()}
+        self._run.log({**values, f"{scalars.name}/at": scalars.step}, step=scalars.number)
 
-    def finish(self, results: Mapping[str, int | float], pictures: Pictures) -> None:
-        """Put the results into the summary of the run, and log the pictures."""
-        self._run.log({name: wandb.Image(picture) for name, picture in pictures.items()})
+    def finish(self, results: Mapping[str, int | float], images: NamedImages) -> None:
+        """Put the results into the summary of the run, and log the images."""
+        self._run.log({name: wandb.Image(image) for name, image in images.items()})
         self._run.summary.update(dict(results))
         self._finished = True
 

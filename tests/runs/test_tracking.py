@@ -36,16 +36,16 @@ class Double:
     """A tracker that keeps what it is given."""
 
     def __init__(self):
-        self.begun, self.points, self.ended, self.closed = [], [], [], 0
+        self.begun, self.shown, self.ended, self.closed = [], [], [], 0
 
     def begin(self, settings):
         self.begun.append(dict(settings))
 
-    def show(self, point):
-        self.points.append(point)
+    def show(self, scalars):
+        self.shown.append(scalars)
 
-    def finish(self, results, pictures):
-        self.ended.append((dict(results), dict(pictures)))
+    def finish(self, results, images):
+        self.ended.append((dict(results), dict(images)))
 
     def close(self):
         self.closed += 1
@@ -87,28 +87,28 @@ def test_a_run_shows_its_settings_curves_results_and_exemplars(tiny, tmp_path, d
     assert whole.begun[0]["train.epochs"] == 1
     assert flatten(config.to_dict()).keys() == whole.begun[0].keys()
     logged = events(tmp_path / "run")
-    assert [point.name for point in whole.points] == [event["event"] for event in logged]
-    assert [point.number for point in whole.points] == list(range(len(logged)))
-    ((results, pictures),) = whole.ended
+    assert [scalars.name for scalars in whole.shown] == [event["event"] for event in logged]
+    assert [scalars.number for scalars in whole.shown] == list(range(len(logged)))
+    ((results, images),) = whole.ended
     assert results["result/average_accuracy"] > 0
     # A run that stopped has no results; one that goes on has shown what the whole one has.
     assert not stopped.ended
 
     def shown(double):
         return [
-            (point.number, point.name, point.step, {k: v for k, v in point.values.items() if k == "loss"})
-            for point in double.points
+            (scalars.number, scalars.name, scalars.step, {k: v for k, v in scalars.values.items() if k == "loss"})
+            for scalars in double.shown
         ]
 
     assert shown(resumed) == shown(whole)
-    assert pictures["exemplars"].std() > 0
-    np.testing.assert_array_equal(resumed.ended[0][1]["exemplars"], pictures["exemplars"])
+    assert images["exemplars"].std() > 0
+    np.testing.assert_array_equal(resumed.ended[0][1]["exemplars"], images["exemplars"])
 
 
 def test_steps_are_counted_over_all_phases(tmp_path):
     double = Double()
     log_run(tmp_path, [double], EVENTS[:2], EVENTS[2:], finished=True)
-    assert [tuple(point) for point in double.points] == [
+    assert [tuple(scalars) for scalars in double.shown] == [
         (0, "train", 5, {"loss": 2.0}),
         (1, "phase", 0, {"accuracy": 50.0}),
         (2, "train", 10, {"loss": 1.0}),
@@ -128,7 +128,7 @@ def test_a_tracker_that_fails_warns_once_and_stops_nothing(tmp_path, call):
     log_run(tmp_path, [Guarded("mlflow", failing, warnings.append), other], [], EVENTS, finished=True)
     assert warnings == ["--track mlflow: no route to host; the run goes on without it"]
     assert (tmp_path / "metrics.jsonl").read_text() == lines_of(EVENTS)
-    assert len(other.points) == len(EVENTS)
+    assert len(other.shown) == len(EVENTS)
     assert other.closed == 1
 
 
@@ -212,7 +212,7 @@ def test_wandb_shows_runs_at_the_same_time(tmp_path, offline):
     display, meet = Shown(), threading.Barrier(2, timeout=60)
 
     class Meeting(Double):
-        def show(self, point):
+        def show(self, scalars):
             meet.wait()
 
     outs = [tmp_path / name for name in ("seed0", "seed1")]
