@@ -81,9 +81,19 @@ def test_the_package_has_the_layers_alone():
     assert {path.name for path in PACKAGE.iterdir()} - {"__pycache__"} <= modules | layers
 
 
+def sources():
+    """Each Python file outside of the tests."""
+    return sorted([*PACKAGE.rglob("*.py"), *(ROOT / "experiments").rglob("*.py")])
+
+
+def test_files_are_short():
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources()}
+    assert {where: count for where, count in lines.items() if count > 300} == {}
+
+
 def functions():
     """Each function outside of the tests: where it stands, how many lines it has, and how many parameters."""
-    for path in sorted([*PACKAGE.rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]):
+    for path in sources():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 given = node.args

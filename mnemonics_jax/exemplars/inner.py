@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray, Shaped, UInt32
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt32
 
 from mnemonics_jax import bilevel
 from mnemonics_jax.data.augmentation import Augmentation
-from mnemonics_jax.data.sampling import Shuffled
 from mnemonics_jax.exemplars.base import ExemplarStrategy
+from mnemonics_jax.exemplars.inner_batches import InnerBatches
 from mnemonics_jax.nets import scope_of
 from mnemonics_jax.nets.classifier import (
     Classifier,
@@ -29,18 +29,6 @@ from mnemonics_jax.nets.classifier import (
 from mnemonics_jax.nets.losses import cross_entropy
 from mnemonics_jax.nets.transfer import mask_transfer_updates
 from mnemonics_jax.runtime.devices import Devices, all_devices
-from mnemonics_jax.runtime.random_streams import RandomStream
-
-
-class InnerBatches(NamedTuple):
-    """T inner batches of b exemplars: flat slots of the memory and their weights (zero for slots not in use).
-
-    `usable` is 1 for every slot that batches are drawn from, else 0.
-    """
-
-    slots: Int32[Array | np.ndarray, "steps batch"]
-    weights: Float[Array | np.ndarray, "steps batch"]
-    usable: Float[Array | np.ndarray, " slots"]
 
 
 class Models(NamedTuple):
@@ -85,25 +73,6 @@ class InnerProgram:
         return (
             self.augmentation.train(key, images) if self.settings.inner_augment else self.augmentation.evaluate(images)
         )
-
-
-def draw_batches(
-    settings: ExemplarStrategy, usable: Bool[np.ndarray, "classes slot"], stream: RandomStream
-) -> InnerBatches:
-    """Return the batches of one inner loop.
-
-    Without `inner_batch` every step takes all slots, those that are not usable with weight zero. With it, steps take
-    consecutive parts of shuffles of the usable slots, drawn from `stream`.
-    """
-    used, steps = usable.reshape(-1), settings.unroll_length
-    weights = used.astype(np.float32)
-    if settings.inner_batch is None:
-        every = np.arange(len(used), dtype=np.int32)
-        return InnerBatches(*(np.broadcast_to(row, (steps, len(row))) for row in (every, weights)), weights)
-    order = Shuffled(np.flatnonzero(used), stream, settings.inner_batch, steps)
-    # Without a step there is no batch: T may be 0.
-    slots = np.array([*order], np.int32).reshape(steps, settings.inner_batch)
-    return InnerBatches(slots, np.ones(slots.shape, np.float32), weights)
 
 
 def start_point(program: InnerProgram, key: PRNGKeyArray, models: Models, shape: tuple[int, int, int]) -> Variables:

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mnemonics_jax.data.image_store import Samples
 from mnemonics_jax.data.sampling import Balanced
-from mnemonics_jax.exemplars.inner import InnerBatches, InnerProblem, InnerProgram, Meta, Models, draw_batches
+from mnemonics_jax.exemplars.inner import InnerProblem, InnerProgram, Meta, Models
+from mnemonics_jax.exemplars.inner_batches import InnerBatches, draw_batches
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.outer import OuterBatches, OuterLog, OuterProblem, learn_chunk, optimizer, outer_losses

@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt32
 
 from mnemonics_jax import bilevel
 from mnemonics_jax.exemplars.inner import (
-    InnerBatches,
     InnerInputs,
     InnerLoop,
     InnerProblem,
@@ -20,6 +19,7 @@ from mnemonics_jax.exemplars.inner import (
     run_inner_loop,
     start_point,
 )
+from mnemonics_jax.exemplars.inner_batches import InnerBatches
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.nets.classifier import Variables, apply
 from mnemonics_jax.nets.losses import cross_entropy

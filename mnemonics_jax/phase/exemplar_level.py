@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from mnemonics_jax.exemplars.inner import InnerProblem, Models, draw_batches, fit_exemplar_model
+from mnemonics_jax.exemplars.inner import InnerProblem, Models, fit_exemplar_model
+from mnemonics_jax.exemplars.inner_batches import draw_batches
 from mnemonics_jax.exemplars.learning import LearningLoop, LearningStart
 from mnemonics_jax.exemplars.problems import BilevelProblem, group_problems, half_problems, new_problem, select, update
 from mnemonics_jax.nets.classifier import Variables

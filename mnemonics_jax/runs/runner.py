@@ -1,6 +1,6 @@
 """A whole run in a folder: the loop over phases, its files, its checkpoints, and how it resumes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -10,31 +10,28 @@ import jax
 
 from mnemonics_jax import data
 from mnemonics_jax.config.config import Config, flatten
-from mnemonics_jax.exemplars.device_memory import learning_bytes, planned_bytes
 from mnemonics_jax.phase.evaluation import accuracies
 from mnemonics_jax.phase.run_phase import run_phase
-from mnemonics_jax.phase.setup import Setup, make_setup
-from mnemonics_jax.phase.state import PhaseState, ResumePoint, initial_state
+from mnemonics_jax.phase.setup import Setup
+from mnemonics_jax.phase.state import PhaseState, ResumePoint
 from mnemonics_jax.runs.base_model_cache import BaseModelCache
-from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
+from mnemonics_jax.runs.checkpoint import CheckpointFolder
 from mnemonics_jax.runs.checkpoint_schedule import CheckpointSchedule
 from mnemonics_jax.runs.exemplar_grid import exemplar_grid
 from mnemonics_jax.runs.facts import planned_steps, run_facts
-from mnemonics_jax.runs.folder import SCRATCH, claim_folder, with_recorded
 from mnemonics_jax.runs.metrics_log import MetricsLog, NullLog
 from mnemonics_jax.runs.preemption import on_sigterm
-from mnemonics_jax.runs.record import Record, arithmetic, read_record, record_of
+from mnemonics_jax.runs.record import Record, read_record, record_of
 from mnemonics_jax.runs.save_config import SaveConfig
+from mnemonics_jax.runs.start import common_setup, from_base_model, starting_checkpoint
 from mnemonics_jax.runs.summary import read_summary, summarise, write_summary
 from mnemonics_jax.runs.tracker import Service
-from mnemonics_jax.runs.tracking import check_services, open_trackers
+from mnemonics_jax.runs.tracking import open_trackers
 from mnemonics_jax.runtime import lockstep
-from mnemonics_jax.runtime.distributed import broadcast_from_primary, is_primary, require_agreement
+from mnemonics_jax.runtime.distributed import is_primary, require_agreement
 from mnemonics_jax.runtime.errors import NumbersError, UserError
-from mnemonics_jax.runtime.files import check_name, locked, remove
 from mnemonics_jax.runtime.folders import FormatError
 from mnemonics_jax.runtime.progress import Display
-from mnemonics_jax.runtime.settings import check_ranges
 from mnemonics_jax.runtime.signals import stop_reason
 
 
@@ -79,7 +76,7 @@ def run_in_folder(
     """
     save = save or SaveConfig()
     with ExitStack() as resources:
-        setup, check_still_there = _common_setup(config, out, save, track, resources, load)
+        setup, check_still_there = common_setup(config, out, save, track, resources, load)
         record = record_of(setup, begins=True)
         if (summary := finished(out, display, record)) is not None:
             return summary
@@ -87,13 +84,13 @@ def run_in_folder(
         checkpoints = resources.enter_context(
             CheckpointFolder(out / "checkpoints", writes=is_primary(), check_before=check_still_there)
         )
-        start = _starting_checkpoint(setup, checkpoints, display, record)
+        start = starting_checkpoint(setup, checkpoints, display, record)
         if start.resume_point.done or start.resume_point.state.phase:
             display.note(f"going on {start.resume_point.describe()} of {out}")
         cache = None
         if base_models and jax.process_count() == 1:
             cache = BaseModelCache(base_models, setup, display.warn)
-            start = _from_base_model(cache, start, display)
+            start = from_base_model(cache, start, display)
         metrics_log = NullLog()
         if is_primary():
             trackers = open_trackers(track, out, display)
@@ -145,102 +142,6 @@ def _leave(schedule: CheckpointSchedule, display: Display) -> str:
     return f"{stop_reason()}; the same command goes on from {saved}"
 
 
-def _common_setup(
-    config: Config, out: Path, save: SaveConfig, track: Sequence[Service], resources: ExitStack, load: data.Load
-) -> tuple[Setup, Callable[[], None]]:
-    """Return the run's setup, once all processes have the same one and the primary has locked the folder.
-
-    Return also a function that raises `UserError` where the primary's folder has been removed or replaced since.
-    """
-    problem, setup = "", None
-    shared: dict[str, Any] = {}
-
-    def check_still_there() -> None:
-        pass
-
-    try:
-        check_ranges(save, "save.")
-        if is_primary():
-            check_services(track)
-        check_name(out)
-        asked, config = config, with_recorded(out, config)
-        setup = make_setup(config, load, out / SCRATCH)
-        if config != asked:
-            _check_recorded_size(setup, out)
-        config = setup.config
-        if is_primary():
-            check_still_there = resources.enter_context(locked(out))
-            claim_folder(out, config, record_of(setup, begins=True))
-            # What a killed process has left.
-            remove(out / SCRATCH)
-            resources.callback(remove, out / SCRATCH)
-        shared = setup.stream.dataset.fingerprint
-    except UserError as error:
-        problem = str(error)
-    require_agreement(flatten({**config.to_dict(), "contents": shared}), problem)
-    return setup, check_still_there
-
-
-def _check_recorded_size(setup: Setup, out: Path) -> None:
-    """Check that the group size in which the run in `out` began fits this device.
-
-    Raises:
-        UserError: when it does not.
-    """
-    strategy, stream = setup.config.exemplars, setup.stream
-    slots = (setup.group_classes or stream.num_classes) * strategy.capacity(stream.sizes[0])
-    needed = learning_bytes(strategy, setup.net, slots, stream.dataset.image_shape)
-    if needed > planned_bytes():
-        size = strategy.group_classes
-        groups = f"in groups of {size} classes" if size else "of all classes at once"
-        raise UserError(
-            f"the run in {out} learns exemplars {groups}, which takes about {needed / 2**30:.1f} GiB, and "
-            f"{planned_bytes() / 2**30:.1f} GiB are planned for it on this device: go on on a device with more memory, "
-            f"try it all the same with --exemplars.group-classes {size}, or choose another --out"
-        )
-
-
-def _starting_checkpoint(setup: Setup, checkpoints: CheckpointFolder, display: Display, record: Record) -> Checkpoint:
-    """Return, in every process, the newest checkpoint that is good for the primary, or the start of the run.
-
-    `record` is that of a run that begins now. Where a run goes on with another arithmetic, the checkpoint's record says
-    so, and the user is told.
-    """
-    state = initial_state(setup)
-    checkpoint, problem = None, ""
-    try:
-        if is_primary():
-            checkpoint = checkpoints.latest(setup, state, display.warn)
-    except UserError as error:
-        problem = str(error)
-    require_agreement({}, problem)
-    name = broadcast_from_primary(checkpoint.resume_point.name if checkpoint else "")
-    if not name:
-        return Checkpoint(ResumePoint(state), [], 0.0, 0, record)
-    try:
-        checkpoint = checkpoint or checkpoints.named(name, setup, state)
-    except UserError as error:
-        problem = str(error)
-    require_agreement({}, problem)
-    now = arithmetic(setup)
-    if changes := checkpoint.record.changes(now):
-        listed = ", ".join(f"{name} {before} → {after}" for name, (before, after) in changes.items())
-        display.warn(
-            f"this run computed with something else until now ({listed}), so it can end with other numbers than an "
-            "uninterrupted one; its summary.json will say so"
-        )
-    return checkpoint._replace(record=checkpoint.record.continued(now, name))
-
-
-def _from_base_model(cache: BaseModelCache, start: Checkpoint, display: Display) -> Checkpoint:
-    """Return the checkpoint of a shared Θ_0, or `start` when that is past the first step or there is no Θ_0."""
-    resume_point = start.resume_point
-    if resume_point.done or resume_point.state.phase or (shared := cache.load(resume_point.state)) is None:
-        return start
-    display.note(f"phase 0 is trained already, by a run that starts the same ({cache.name})")
-    return shared
-
-
 def finished(out: Path, display: Display, record: Record | None = None) -> dict[str, Any] | None:
     """Return the summary of the run in `out`, or None when it is not finished or the summary is damaged.
 
@@ -267,7 +168,7 @@ def _phases(
     setup: Setup,
     resume_point: ResumePoint,
     schedule: CheckpointSchedule,
-    metrics_log: MetricsLog,
+    metrics_log: MetricsLog | NullLog,
     display: Display,
 ) -> PhaseState:
     """Run the phases from `resume_point` on, and return the state after the last one."""

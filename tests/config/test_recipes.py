@@ -14,7 +14,8 @@ from mnemonics_jax.config.presets import PRESETS, RECIPES, make_config
 from mnemonics_jax.data.augmentation import Augmentation
 from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.exemplars.base import ExemplarStrategy
-from mnemonics_jax.exemplars.inner import InnerProblem, InnerProgram, Models, draw_batches, fit_exemplar_model
+from mnemonics_jax.exemplars.inner import InnerProblem, InnerProgram, Models, fit_exemplar_model
+from mnemonics_jax.exemplars.inner_batches import draw_batches
 from mnemonics_jax.methods import METHODS
 from mnemonics_jax.nets.classifier import Classifier, apply, imprint_means, init
 from mnemonics_jax.nets.heads import CosineHead, LinearHead

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mnemonics_jax.data.augmentation import Augmentation
-from mnemonics_jax.exemplars.inner import InnerBatches, InnerLoop, InnerProblem, InnerProgram, Models, run_inner_loop
+from mnemonics_jax.exemplars.inner import InnerLoop, InnerProblem, InnerProgram, Models, run_inner_loop
+from mnemonics_jax.exemplars.inner_batches import InnerBatches
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.nets import NetConfig, build, init
 from mnemonics_jax.nets.classifier import apply, apply_head, imprint_means, imprint_ridge

@@ -10,7 +10,8 @@ from mnemonics_jax import nets
 from mnemonics_jax.data.augmentation import Augmentation
 from mnemonics_jax.exemplars import gate, learning
 from mnemonics_jax.exemplars.forgetting import ShortBatches, ShortProgram, decayed, lost_classes, train_short
-from mnemonics_jax.exemplars.inner import InnerBatches, InnerProblem, InnerProgram, Meta, Models
+from mnemonics_jax.exemplars.inner import InnerProblem, InnerProgram, Meta, Models
+from mnemonics_jax.exemplars.inner_batches import InnerBatches
 from mnemonics_jax.exemplars.memory import Memory
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.outer import OuterBatches, OuterProblem, learn_chunk, optimizer

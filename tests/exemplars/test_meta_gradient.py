@@ -12,6 +12,7 @@ import pytest
 from mnemonics_jax.data.augmentation import Augmentation
 from mnemonics_jax.exemplars import inner, learning, memory
 from mnemonics_jax.exemplars.inner import InnerProblem, InnerProgram, Meta, Models
+from mnemonics_jax.exemplars.inner_batches import draw_batches
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.outer import OuterBatches, OuterProblem, learn_chunk, meta_gradient, optimizer, outer_loss
 from mnemonics_jax.exemplars.problems import new_problem
@@ -65,7 +66,7 @@ def make_case(seed=0, head="linear", crop=0, flip=False, frozen=None, **settings
     batch = OuterBatches(
         images=rng.uniform(size=(12, SIDE, SIDE, 1)),
         labels=np.arange(12, dtype=np.int32) % SEEN,
-        inner=inner.draw_batches(program.settings, kept.used, random_stream(root_key(seed), 0, Use.INNER_BATCHES)),
+        inner=draw_batches(program.settings, kept.used, random_stream(root_key(seed), 0, Use.INNER_BATCHES)),
         learning_rate=np.float32(0.02),
         index=np.int32(0),
         active=np.bool_(True),

@@ -11,7 +11,8 @@ import pytest
 
 from mnemonics_jax import nets
 from mnemonics_jax.data.augmentation import Augmentation
-from mnemonics_jax.exemplars.inner import InnerProblem, InnerProgram, Models, draw_batches
+from mnemonics_jax.exemplars.inner import InnerProblem, InnerProgram, Models
+from mnemonics_jax.exemplars.inner_batches import draw_batches
 from mnemonics_jax.exemplars.mnemonics import Mnemonics
 from mnemonics_jax.exemplars.outer import Meta, OuterBatches, OuterProblem, meta_gradient
 from mnemonics_jax.methods import LUCIR, Classes, LogitCorrection

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mnemonics_jax.exemplars.inner import InnerProblem, Models, draw_batches, fit_exemplar_model
+from mnemonics_jax.exemplars.inner import InnerProblem, Models, fit_exemplar_model
+from mnemonics_jax.exemplars.inner_batches import draw_batches
 from mnemonics_jax.nets import Classifier, ConvNet, LinearHead, NetConfig, ResNet, apply, apply_train, build, init
 from mnemonics_jax.nets.layers import BatchNorm, Conv
 from mnemonics_jax.nets.losses import cross_entropy
