@@ -10,6 +10,7 @@ import pytest
 from helpers import ROOT
 
 import mnemonics_jax as mn
+from mnemonics_jax import data
 
 LISTED = "make_config override make_setup initial_state run_phase PhaseState Callbacks register_method"
 LISTED += " register_exemplars load_model bilevel run Result"
@@ -55,6 +56,13 @@ def test_a_run_in_memory_writes_nothing_and_equals_one_in_a_folder(tiny, result,
         matrix = [[None if np.isnan(v) else v for v in row] for row in one.accuracy_matrix]
         assert matrix == summary["accuracy_matrix"]
         np.testing.assert_array_equal(one.exemplars.images, result.exemplars.images)
+
+
+def test_a_run_in_a_folder_loads_its_data_once(tiny, tmp_path, monkeypatch):
+    loaded, load = [], data.load
+    monkeypatch.setattr(data, "load", lambda config: loaded.append(config) or load(config))
+    mn.run(tiny.config("finetune", "random", train={"epochs": 1}, stream={"phases": 1}), out=tmp_path / "run")
+    assert len(loaded) == 1
 
 
 def test_exemplars_come_with_the_labels_of_the_data_set(result):

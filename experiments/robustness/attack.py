@@ -25,6 +25,10 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from forked import Forked
 
 SIZES = {"ci": (2, 6, 14), "night": (200, 200, 500)}
 OUTCOMES = ("right", "clear", "traceback", "hang", "wrong")
@@ -85,7 +89,7 @@ def _in_turn(numbers: dict[str, int]) -> list[str]:
     ]
 
 
-def _leave_half(run: "Forked", out: Path) -> None:  # noqa: F821 (imported late)
+def _leave_half(run: "Forked", out: Path) -> None:
     """Kill a run once it has a checkpoint of phase 1."""
     while not run.ended() and not any((out / "checkpoints").glob("0001-*-0000000?")):
         time.sleep(0.002)

@@ -122,10 +122,18 @@ def _labels(builder: object, split: str) -> Int32[np.ndarray, " image"]:
     console = Console(stderr=True)
     rows = track(range(len(source)), f"reading the labels of {builder.name}, {split}", console=console, transient=True)
     labels = np.asarray([source[row]["label"] for row in rows], np.int32)
-    if path is None:
-        return labels
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        np.save(file, labels)
-    draft.replace(path)
+    # The file only saves time: on a full disk the run goes on without it.
+    if path is not None:
+        with suppress(OSError):
+            _write(path, labels)
     return labels
+
+
+def _write(path: Path, labels: Int32[np.ndarray, " image"]) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            np.save(file, labels)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -85,7 +85,7 @@ def lost_classes(new: range, old: int, number: int, rng: np.random.Generator) ->
     """Return the new classes that model `number` of a pool is to forget.
 
     With old classes, it forgets all the new ones. In the base phase, models 2k and 2k + 1 forget the two halves of one
-    random split; `rng` draws it and must be at the same place for both. A single class cannot be split: none is lost.
+    random split; `rng` draws it and must be in the same state for both. A single class cannot be split: none is lost.
 
     Args:
         new: positions of the phase's classes.

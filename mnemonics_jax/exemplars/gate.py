@@ -23,7 +23,7 @@ class Verdict(NamedTuple):
     """Decision of the gate. `scores` are mean accuracies in percent, one for each share.
 
     `tell_apart` has the accuracy of the small network that tells a candidate from real images, in percent; None where
-    the candidate's score was not ahead, so that nobody asked.
+    it was not trained: the candidate's score was not ahead, or a better candidate was kept.
     """
 
     share: float

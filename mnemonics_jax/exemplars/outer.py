@@ -111,7 +111,7 @@ def judge(
 
     Added to it is λ (1 − cos(φ(x), w_y)), where λ is the setting `anchor` and w_y the vector of the sample's class in
     the fitted head. A softmax depends on differences of logits only. So with cross-entropy alone, the vectors of all
-    classes of a phase can drift away from the data in common, and classes of another phase then attract everything.
+    classes of a phase can drift away from their data together, and the samples then go to classes of other phases.
     """
     settings: Mnemonics = program.settings
     augmentation = program.augmentation

@@ -24,8 +24,8 @@ POOL, STEPS, BATCH = 2, 36, 32
 # With 0.05 and 0.02, later phases forget so much that no candidate comes back (photographs: 0 % for herded, random and
 # spoilt exemplars alike). With these, herded exemplars of phase 1 reach 49 %, those farthest from the class mean 16 %.
 _FORGET_RATE, _REPLAY_RATE = 0.02, 0.05
-TELLER = NetConfig(widths=(8, 16))
-_TELLER_RATE = 0.1
+DISCRIMINATOR = NetConfig(widths=(8, 16))
+_DISCRIMINATOR_RATE = 0.1
 _init = jax.jit(init, static_argnums=(0, 2))
 
 
@@ -39,7 +39,7 @@ def judging_images(setup: Setup, state: PhaseState) -> Int[np.ndarray, " held"]:
 
 
 def pass_gate(setup: Setup, state: PhaseState, learned: Memory, part: int, callbacks: Callbacks) -> Memory:
-    """Return the exemplars to keep, those of `state`, the learned ones, or some between; the event `gate` tells why.
+    """Return the exemplars to keep: those of `state`, the learned ones, or a mixture. The event `gate` has the figures.
 
     Args:
         setup: what the phases share.
@@ -120,7 +120,7 @@ class Probe:
         halves = [[kind[half] for half in gate.folds(len(kind), rng)] for kind in kinds]
         if min(len(half) for halves_of in halves for half in halves_of) == 0:
             return 1.0
-        net = build(TELLER, 2, "linear")
+        net = build(DISCRIMINATOR, 2, "linear")
         labels = np.zeros(setup.first_slot + memory.images.shape[0] * memory.images.shape[1], np.int32)
         labels[setup.first_slot :] = 1
         accuracies = []
@@ -129,7 +129,7 @@ class Probe:
             key = streams(Use.TELL_APART).at(1).jax_key()
             start = jax.tree.map(np.asarray, _init(net, key, memory.images.shape[2:]))
             samples = replace(setup.samples(memory, np.concatenate([half[fold] for half in halves])), labels=labels)
-            batches = draw_batches(samples, streams(Use.TELL_APART).at(2), BATCH, decayed(_TELLER_RATE, STEPS))
+            batches = draw_batches(samples, streams(Use.TELL_APART).at(2), BATCH, decayed(_DISCRIMINATOR_RATE, STEPS))
             args = (np.ones(2, bool), np.asarray(False), batches, key)
             model = train(setup, net, start, *args)
             for kind, half in enumerate(halves):

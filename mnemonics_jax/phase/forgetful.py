@@ -16,7 +16,7 @@ from mnemonics_jax.phase.state import PhaseState
 from mnemonics_jax.runtime import lockstep
 from mnemonics_jax.runtime.random_streams import RandomStream, Use, generator, phase_streams
 
-Sizes = Float[np.ndarray, " steps"]
+StepSizes = Float[np.ndarray, " steps"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Pool:
         new = self.setup.stream.new_classes(int(self.state.phase))
         return lost_classes(new, new.start, number, generator(self.state.key, self._phase, Use.FORGET, number // 2))
 
-    def forgetful(self, number: int, rates: Sizes) -> Variables:
+    def forgetful(self, number: int, rates: StepSizes) -> Variables:
         """Return Θ_i made to forget new classes, by training on the others alone, with these step sizes.
 
         In the base phase it forgets one half of the classes; later all the new ones, trained on the old exemplars.
@@ -48,7 +48,7 @@ class Pool:
         kept = data[~np.isin(samples.labels[data], self.lost(number))]
         return self._train(replace(samples, indices=kept), state.variables, rates, number, Use.FORGET)
 
-    def replay(self, start: Variables, memory: Memory, number: int, rates: Sizes) -> Variables:
+    def replay(self, start: Variables, memory: Memory, number: int, rates: StepSizes) -> Variables:
         """Return a model trained on the exemplars of `memory` alone, all classes equally often, from `start`.
 
         The same `number` draws the same slots, crops and flips, whatever the memory.
@@ -60,7 +60,7 @@ class Pool:
     def _phase(self) -> int:
         return int(self.state.phase)
 
-    def _train(self, samples: Samples, start: Variables, rates: Sizes, number: int, use: Use) -> Variables:
+    def _train(self, samples: Samples, start: Variables, rates: StepSizes, number: int, use: Use) -> Variables:
         setup, streams = self.setup, phase_streams(self.state.key, self._phase, number)
         batches = draw_batches(samples, streams(use).at(0), self.batch, rates)
         seen, frozen = setup.stream.masks(self._phase).seen, np.asarray(self._phase > 0)
@@ -74,7 +74,7 @@ def train(setup: Setup, net: Classifier, start: Variables, *args: object) -> Var
     return jax.tree.map(np.asarray, lockstep.vmapped_call(train_short, program, start, *args))
 
 
-def draw_batches(samples: Samples, stream: RandomStream, batch: int, rates: Sizes) -> ShortBatches:
+def draw_batches(samples: Samples, stream: RandomStream, batch: int, rates: StepSizes) -> ShortBatches:
     """Return a batch for each of the step sizes; every class is drawn equally often."""
     batch = -(-batch // samples.store.devices.count) * samples.store.devices.count
     order = Balanced(samples.indices, samples.labels[samples.indices], stream, batch, len(rates))

@@ -1,13 +1,14 @@
 """A whole run as a function: configuration in, `Result` out, in memory or in a folder."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from mnemonics_jax import data
 from mnemonics_jax.config.config import Config
 from mnemonics_jax.phase.callbacks import NO_CALLBACKS, Callbacks
 from mnemonics_jax.phase.evaluation import Accuracies, accuracies
@@ -133,9 +134,11 @@ def run(config: Config, out: Path | str | None = None, *, callbacks: Callbacks =
         NumbersError: when a loss or gradient is not finite.
     """
     if out is not None:
+        # The data are loaded once, for the run and for its result.
+        load = lru_cache(maxsize=1)(data.load)
         with Display() as display:
-            run_in_folder(config, Path(out), display)
-            setup = make_setup(with_recorded(Path(out), config))
+            run_in_folder(config, Path(out), display, load=load)
+            setup = make_setup(with_recorded(Path(out), config), load)
             with CheckpointFolder(Path(out) / "checkpoints") as checkpoints:
                 return Result(setup, checkpoints.after(setup.stream.num_phases - 1, setup, initial_state(setup)))
     setup = make_setup(config)

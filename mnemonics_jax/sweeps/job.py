@@ -17,6 +17,6 @@ class Job:
 
 
 def check_seeds(flag: str, seeds: int) -> None:
-    """Raise `UserError` when `seeds`, the value of `flag`, is no number of class orders that anybody runs."""
+    """Raise `UserError` when `seeds`, the value of `flag`, is not a possible number of class orders."""
     if not 1 <= seeds <= _MOST_SEEDS:
         raise UserError(f"{flag} {seeds}: give at least 1 and at most {_MOST_SEEDS}")

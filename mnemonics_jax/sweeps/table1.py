@@ -13,7 +13,7 @@ from mnemonics_jax.config.config import Config
 from mnemonics_jax.config.parsing import has, override, pairs
 from mnemonics_jax.config.presets import make_config
 from mnemonics_jax.runtime.errors import UserError
-from mnemonics_jax.sweeps.job import Job
+from mnemonics_jax.sweeps.job import Job, check_seeds
 
 PAPER = json.loads((files("mnemonics_jax.sweeps") / "table1_paper.json").read_text())
 """The slides' figures."""
@@ -112,10 +112,10 @@ def table_jobs(asked: TableRequest) -> list[Job]:
     """Return the runs that are asked for, seed by seed: an interrupted table has every cell on the same class orders.
 
     Raises:
-        UserError: for options that contradict each other, and for settings that do not exist.
+        UserError: for a number of seeds that cannot be, options that contradict each other, and settings that do not
+            exist.
     """
-    if asked.seeds < 1:
-        raise UserError(f"--seeds {asked.seeds}: at least one class order is needed")
+    check_seeds("--seeds", asked.seeds)
     if asked.images and asked.scale == "full":
         raise UserError("--images is for --scale small; the full protocol reads --set data.path=DIR")
     return [

@@ -123,6 +123,15 @@ def test_labels_are_read_once(cifar, tmp_path, monkeypatch):
     np.testing.assert_array_equal(load(config).train_labels, first.train_labels)
 
 
+def test_a_full_disk_keeps_no_labels_and_stops_nothing(cifar, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert len(load(DataConfig(source="tfds-cifar100", path=str(cifar[0]))).train_labels)
+    assert not list((tmp_path / "cache" / "mnemonics_jax" / "labels").iterdir())
+
+
 def test_the_subset_has_the_literature_s_hundred_classes(imagenet):
     config = DataConfig(source="imagenet-subset", path=str(imagenet), image_size=24, stream=True)
     data = load(config)

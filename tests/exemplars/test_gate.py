@@ -197,9 +197,9 @@ def test_the_gate_costs_less_than_a_fifth_of_learning(monkeypatch):
     images = jnp.zeros((steps, batch, *shape), jnp.uint8)
     batches = ShortBatches(images, np.zeros((steps, batch), np.int32), np.zeros(steps, np.float32))
     short = flops(train_short.lower(ShortProgram(net, augmentation), variables, seen, np.asarray(False), batches, key))
-    teller = nets.build(exemplar_gate.TELLER, 2, "linear")
-    pair = (nets.init(teller, jax.random.key(0), shape), np.ones(2, bool), np.asarray(False))
-    tell = flops(train_short.lower(ShortProgram(teller, augmentation), *pair, batches, key))
+    discriminator = nets.build(exemplar_gate.DISCRIMINATOR, 2, "linear")
+    pair = (nets.init(discriminator, jax.random.key(0), shape), np.ones(2, bool), np.asarray(False))
+    tell = flops(train_short.lower(ShortProgram(discriminator, augmentation), *pair, batches, key))
     judge = flops(jax.jit(lambda x: nets.apply(net, variables, x).logits).lower(jnp.zeros((256, *shape))))
     pixels = jnp.zeros((slots, *shape))
     meta, chunk = Meta(pixels, jnp.zeros(1)), 10

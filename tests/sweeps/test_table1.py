@@ -150,7 +150,8 @@ def test_the_list_shows_what_is_done_and_writes_nothing(made, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--seeds", "0"), "--seeds 0: at least one"),
+        (("--seeds", "0"), "--seeds 0: give at least 1"),
+        (("--seeds", "1000000000000"), "--seeds 1000000000000: give at least 1 and at most 10000"),
         (("--phases", "10", "--methods", "lwf"), "small-n10/lwf-baseline-seed0: --phases 10 does not divide"),
         (("--scale", "full", "--images", "x"), "--images is for --scale small"),
         (("--set", "exemplars.outer_step=5"), "unknown setting 'exemplars.outer_step': did you mean"),
