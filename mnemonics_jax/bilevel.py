@@ -124,7 +124,7 @@ def unroll(
         Θ_T, of the structure, shapes and dtypes of `params`.
 
     Raises:
-        ValueError: T cannot be told or is negative, the leading axes disagree, or `config.truncate` exceeds T.
+        ValueError: T is unknown or negative, the leading axes disagree, or `config.truncate` exceeds T.
     """
     steps = _count_steps(batches, length)
     if steps == 0:
@@ -206,9 +206,9 @@ def _count_steps(batches: PyTree, length: int | None) -> int:
 
 
 def _suited(inner_loss: Loss, carry: PyTree, meta: PyTree, xs: PyTree) -> Remat:
-    """Return "segments" where keeping the carry of every step takes much beside the activations of one, else "step".
+    """Return "segments" where the carries of all steps take much memory beside the activations of one, else "step".
 
-    The activations are told from shapes alone: a gradient's differentiation keeps about twice what the gradient keeps.
+    The activations are estimated from shapes alone: differentiating a gradient keeps about twice what the gradient does.
     """
     (index, batches), (params, _) = xs, carry
     kept = len(index) * _bytes(carry)

@@ -1,7 +1,7 @@
 """CIFAR and ImageNet from TensorFlow Datasets' ArrayRecord files, read without TensorFlow."""
 
 import hashlib
-import os
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from mnemonics_jax.data.dataset import Dataset, class_range, make_dataset
 from mnemonics_jax.data.fingerprint import file_stamps
 from mnemonics_jax.data.lazy_images import as_images
 from mnemonics_jax.data.tfds_prepare import prepare
-from mnemonics_jax.runtime.files import user_cache_folder
+from mnemonics_jax.runtime.files import user_cache_folder, write_atomically
 
 _SUBSET_SEED = 1993
 
@@ -124,16 +124,8 @@ def _labels(builder: object, split: str) -> Int32[np.ndarray, " image"]:
     labels = np.asarray([source[row]["label"] for row in rows], np.int32)
     # The file only saves time: on a full disk the run goes on without it.
     if path is not None:
+        content = io.BytesIO()
+        np.save(content, labels)
         with suppress(OSError):
-            _write(path, labels)
+            write_atomically(path, content.getvalue())
     return labels
-
-
-def _write(path: Path, labels: Int32[np.ndarray, " image"]) -> None:
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            np.save(file, labels)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -86,17 +86,17 @@ def decide(
     """
     lead = correct - correct[:1]
     count = correct.shape[1]
-    told: list[float | None] = [None] * len(shares)
+    accuracies: list[float | None] = [None] * len(shares)
     scores = (100 * correct.mean(axis=1)).tolist() if count else [0.0] * len(shares)
     if count > 1:
         noise = _NOISE * lead.std(axis=1, ddof=1) / np.sqrt(count)
         ahead = np.flatnonzero((lead.mean(axis=1) > noise) & (np.arange(len(shares)) > 0))
         for index in ahead[np.argsort(-lead.mean(axis=1)[ahead], kind="stable")].tolist():
             accuracy = tell_apart(index)
-            told[index] = 100 * accuracy
+            accuracies[index] = 100 * accuracy
             if accuracy <= threshold:
-                return Verdict(shares[index], scores, told)
-    return Verdict(0.0, scores, told)
+                return Verdict(shares[index], scores, accuracies)
+    return Verdict(0.0, scores, accuracies)
 
 
 def folds(amount: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, " one"], Int[np.ndarray, " other"]]:

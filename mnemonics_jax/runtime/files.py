@@ -56,13 +56,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: str) -> None:
-    """Write `content` so that a reader finds the old file or the whole new one, even after a crash."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content`, text as UTF-8, so that a reader finds the old file or the whole new one, even after a crash."""
     draft = path.with_name(path.name + ".part")
     remove(draft)
-    # "x" follows no symbolic link that somebody has put there in the meantime.
-    with draft.open("x", encoding="utf-8") as file:
-        file.write(content)
+    # Mode x follows no symbolic link that somebody has put there in the meantime.
+    with draft.open("xb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

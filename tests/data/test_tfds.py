@@ -127,7 +127,7 @@ def test_a_full_disk_keeps_no_labels_and_stops_nothing(cifar, tmp_path, monkeypa
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr("mnemonics_jax.data.tfds.write_atomically", full)
     assert len(load(DataConfig(source="tfds-cifar100", path=str(cifar[0]))).train_labels)
     assert not list((tmp_path / "cache" / "mnemonics_jax" / "labels").iterdir())
 
