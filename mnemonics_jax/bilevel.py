@@ -208,7 +208,7 @@ def _count_steps(batches: PyTree, length: int | None) -> int:
 def _suited(inner_loss: Loss, carry: PyTree, meta: PyTree, xs: PyTree) -> Remat:
     """Return "segments" where the carries of all steps take much memory beside the activations of one, else "step".
 
-    The activations are estimated from shapes alone: differentiating a gradient keeps about twice what the gradient does.
+    Activations are estimated from shapes alone: differentiating a gradient keeps about twice what the gradient does.
     """
     (index, batches), (params, _) = xs, carry
     kept = len(index) * _bytes(carry)
