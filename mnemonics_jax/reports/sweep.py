@@ -10,7 +10,15 @@ matplotlib.use("Agg")  # Draw without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mnemonics_jax.reports.publish import FORGETTING_COLUMNS, Column, TextTable, text_table, write_csv, write_latex
+from mnemonics_jax.reports.publish import (
+    FORGETTING_COLUMNS,
+    Column,
+    TextTable,
+    text_table,
+    value_and_error,
+    write_csv,
+    write_latex,
+)
 from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
 from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.files import read_json, write_atomically, write_json
@@ -66,7 +74,7 @@ def _columns(sweep: Sweep) -> list[Column]:
 
 def _table(sweep: Sweep, rows: list[Row]) -> TextTable:
     """Return a row for each point: its settings, its class orders, and the results, the best of them marked."""
-    flat = [{**_flat(row), "outer_step_megabytes": _value(row, "outer_step_megabytes")[0]} for row in rows]
+    flat = [_flat(_with_megabytes(row)) for row in rows]
     words = {name.split(".")[-1]: name for name in sweep.axes}
     orders = Column("orders", "seeds", form="d")
     return text_table(flat, words, [orders, *_columns(sweep)], caption=f"Sweep of {_title(sweep)}")
@@ -95,11 +103,9 @@ def _markdown(sweep: Sweep, rows: list[Row], table: TextTable) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _value(row: Row, key: str) -> tuple[float | None, float | None]:
-    """Return a result and its standard error, None where there is none."""
-    if key == "outer_step_megabytes":
-        return (row["outer_step_bytes"] and row["outer_step_bytes"] / 1e6), None
-    return (row[f"{key}_mean"], row[f"{key}_sem"]) if f"{key}_mean" in row else (row[key], None)
+def _with_megabytes(row: Row) -> Row:
+    """Return a row with the memory of the outer step in megabytes, as tables and the plot show it."""
+    return {**row, "outer_step_megabytes": row["outer_step_bytes"] and row["outer_step_bytes"] / 1e6}
 
 
 def _plot(sweep: Sweep, rows: list[Row], path: Path) -> None:
@@ -111,13 +117,13 @@ def _plot(sweep: Sweep, rows: list[Row], path: Path) -> None:
     numeric = all(number is not None for number in numbers)
     places = dict(zip(values, numbers if numeric else range(len(values)), strict=True))
     lines: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in map(_with_megabytes, rows):
         lines.setdefault(", ".join(row["settings"][name] for name in others), []).append(row)
     height = -(-len(shown) // 3)
     figure, panels = plt.subplots(height, 3, figsize=(12, 3.5 * height), layout="constrained")
     for axes, (head, key) in zip(panels.flat, shown.items(), strict=False):
         for name, points in lines.items():
-            found = [(places[row["settings"][first]], *_value(row, key)) for row in points]
+            found = [(places[row["settings"][first]], *value_and_error(row, key)) for row in points]
             found = sorted((x, y, error or 0.0) for x, y, error in found if y is not None)
             if found:
                 x, y, error = np.asarray(found).T
