@@ -187,5 +187,5 @@ def _figure(summary: Summary, key: str) -> float | None:
 
     Its seconds include the base model, even if another run has trained that.
     """
-    shared = summary["shared_first_phase"] if key == "seconds" else None
+    shared = summary["shared_base_model"] if key == "seconds" else None
     return summary[key] + shared["seconds"] if shared else summary.get(key)

@@ -63,7 +63,7 @@ def summarise(setup: Setup, state: PhaseState, events: list[dict[str, Any]], rec
         "compilations": max(event["compilations"] for event in phases),
         "seconds": round(sum(event["seconds"] for event in phases), 3),
         # A Θ_0 that another run has trained; `seconds` above does not include its training.
-        "shared_first_phase": shared and {name: shared[name] for name in ("shared", "seconds")},
+        "shared_base_model": shared and {name: shared[name] for name in ("shared", "seconds")},
         "backend": jax.default_backend(),
         "devices": setup.devices.count,
         "precision": setup.net.dtype or "float32",

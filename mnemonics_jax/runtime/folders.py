@@ -16,7 +16,7 @@ from typing import Any
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import remove, write_json
 
-FORMAT = 3
+FORMAT = 4
 """Format number in every manifest. Increase it with each change to the names or the content of these folders."""
 _MANIFEST = "manifest.json"
 _DRAFT = ".part"

@@ -22,7 +22,7 @@ SHORT = {"stream": {"phases": 1}, "train": {"epochs": 2}}
 
 def result(out):
     """Summary and metrics, without the word that something was shared."""
-    return [e for e in helpers.result(out, "shared_first_phase") if e.get("event") != "base_model"]
+    return [e for e in helpers.result(out, "shared_base_model") if e.get("event") != "base_model"]
 
 
 def kept(folder):
@@ -70,20 +70,20 @@ def test_a_run_from_a_shared_base_model_equals_one_of_its_own(shared, alone, tmp
     (name,) = kept(shared[0])
     (event,) = [e for e in events(tmp_path / "taker") if e["event"] == "base_model"]
     assert (event["phase"], event["shared"]) == (0, name)
-    assert summary["shared_first_phase"] == {"shared": name, "seconds": event["seconds"]}
+    assert summary["shared_base_model"] == {"shared": name, "seconds": event["seconds"]}
     assert event["seconds"] > 0
     assert f"phase 0 is trained already, by a run that starts the same ({name})" in display.said
-    assert json.loads((own / "summary.json").read_text())["shared_first_phase"] is None
+    assert json.loads((own / "summary.json").read_text())["shared_base_model"] is None
 
 
 def test_the_giver_tells_of_no_sharing(shared):
-    assert json.loads((shared[1] / "summary.json").read_text())["shared_first_phase"] is None
+    assert json.loads((shared[1] / "summary.json").read_text())["shared_base_model"] is None
     assert not [e for e in events(shared[1]) if e["event"] == "base_model"]
     (model,) = shared[0].glob("*/model")
     assert sorted(path.name for path in model.iterdir()) == ["arrays", "manifest.json", "metrics.jsonl"]
 
 
-def test_a_runs_own_checkpoint_goes_before_a_shared_first_phase(shared, alone, tmp_path, training_of, interrupt):
+def test_a_runs_own_checkpoint_goes_before_a_shared_base_model(shared, alone, tmp_path, training_of, interrupt):
     """A run stopped inside phase 0 goes on from there, though another has finished the phase since."""
     config, own = alone
 
@@ -100,7 +100,7 @@ def test_a_run_interrupted_after_taking_ends_the_same(shared, alone, tmp_path, i
 
     interrupt(config, tmp_path / "run", OFTEN, phase=1, name="exemplars", base_models=shared[0])
     summary = run_in_folder(config, tmp_path / "run", Display(), OFTEN, base_models=shared[0])
-    assert summary["shared_first_phase"]["shared"] == kept(shared[0])[0]
+    assert summary["shared_base_model"]["shared"] == kept(shared[0])[0]
     assert result(tmp_path / "run") == result(own)
 
 
@@ -123,13 +123,13 @@ def test_a_damaged_base_model_is_named_and_trained_anew(tiny, shared, tmp_path, 
     shutil.copytree(shared[0], folder)
     (model,) = folder.glob("*/model")
     name, display = damage(model), Listening()
-    assert run_in_folder(config, tmp_path / "one", display, base_models=folder)["shared_first_phase"] is None
+    assert run_in_folder(config, tmp_path / "one", display, base_models=folder)["shared_base_model"] is None
     (warning,) = [line for line in display.said if "damaged base model" in line]
     assert name in warning
     assert warning.endswith("phase 0 is trained again")
     # The next run finds a good one.
     other = tiny.config("bic", "random", **SHORT)
-    assert run_in_folder(other, tmp_path / "two", Display(), base_models=folder)["shared_first_phase"] is not None
+    assert run_in_folder(other, tmp_path / "two", Display(), base_models=folder)["shared_base_model"] is not None
     assert training_of == [0, 1, 1]
 
 
@@ -141,10 +141,10 @@ def test_a_base_model_of_another_format_is_named_and_stays(tiny, shared, tmp_pat
     rewrite_manifest(model, change)
     before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
     display = Listening()
-    assert run_in_folder(config, tmp_path / "run", display, base_models=folder)["shared_first_phase"] is None
+    assert run_in_folder(config, tmp_path / "run", display, base_models=folder)["shared_base_model"] is None
     (warning,) = [line for line in display.said if "base model" in line]
     assert warning.startswith(f"warning: the base model is not shared: {model} was written ")
-    assert "this one reads format 3: use the version that wrote it" in warning
+    assert "this one reads format 4: use the version that wrote it" in warning
     assert training_of == [0, 1]
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 
@@ -184,4 +184,4 @@ def test_several_processes_share_no_base_model(tiny, shared, tmp_path, monkeypat
     monkeypatch.setattr(runs, "require_agreement", lambda *_: None)
     monkeypatch.setattr(runs, "broadcast_from_primary", lambda text: text)
     config = tiny.config("bic", "random", **SHORT)
-    assert run_in_folder(config, tmp_path / "run", Display(), base_models=shared[0])["shared_first_phase"] is None
+    assert run_in_folder(config, tmp_path / "run", Display(), base_models=shared[0])["shared_base_model"] is None

@@ -39,12 +39,12 @@ def test_jobs_share_data_and_base_model_and_end_as_alone(tiny, tmp_path, loads):
     outcome = run_jobs([Job(name, config) for name, config in configs.items()], tmp_path, display)
     assert (list(outcome.summaries), outcome.failures, outcome.status) == (list(configs), {}, 0)
     assert len(loads) == 1
-    assert [summary["shared_first_phase"] is not None for summary in outcome.summaries.values()] == [False, True, False]
+    assert [summary["shared_base_model"] is not None for summary in outcome.summaries.values()] == [False, True, False]
     assert any(line.startswith("[2/3] icarl: phase 1: 10 classes") for line in display.titled)
     for name, config in configs.items():
         assert json.loads((tmp_path / name / "summary.json").read_text()) == outcome.summaries[name]
-        assert without(outcome.summaries[name], "shared_first_phase") == without(
-            run_in_folder(config, tmp_path / "alone" / name, Display()), "shared_first_phase"
+        assert without(outcome.summaries[name], "shared_base_model") == without(
+            run_in_folder(config, tmp_path / "alone" / name, Display()), "shared_base_model"
         )
     # Again: everything is finished; the data are loaded once, to see that they are still those of the runs.
     loads.clear()
@@ -128,8 +128,8 @@ def test_a_failed_job_is_recorded_and_tried_again(tiny, tmp_path, monkeypatch, e
     again = run_jobs(jobs, tmp_path, Display())
     assert (list(again.summaries), again.failures) == (["seed0", "seed1", "seed2"], {})
     assert not (tmp_path / "seed1" / "failure.json").exists()
-    assert without(again.summaries["seed1"], "shared_first_phase") == without(
-        run_in_folder(jobs[1].config, tmp_path / "alone", Display()), "shared_first_phase"
+    assert without(again.summaries["seed1"], "shared_base_model") == without(
+        run_in_folder(jobs[1].config, tmp_path / "alone", Display()), "shared_base_model"
     )
 
 

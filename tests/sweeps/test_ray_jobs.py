@@ -40,8 +40,8 @@ def test_a_point_on_ray_ends_as_it_does_here(tmp_path):
     assert child.returncode == 0, child.stderr
     assert "| 0.1 | 1 |" in child.stdout
     point = job([axis], SETTINGS, {"train.learning_rate": "0.1"})
-    assert without(summary(out / point.name), "shared_first_phase") == without(
-        run_in_folder(point.config, tmp_path / "alone", Display()), "shared_first_phase"
+    assert without(summary(out / point.name), "shared_base_model") == without(
+        run_in_folder(point.config, tmp_path / "alone", Display()), "shared_base_model"
     )
     assert len(list((out / "ray").iterdir())) == 1
 
@@ -119,8 +119,8 @@ def test_a_point_whose_worker_is_killed_goes_on_from_its_checkpoint(tmp_path):
     assert owner(tmp_path / "out" / jobs[0].name) != killed
     for each in jobs:
         expected = run_in_folder(each.config, tmp_path / "alone" / each.name, Display())
-        assert without(summary(tmp_path / "out" / each.name), "shared_first_phase") == without(
-            expected, "shared_first_phase"
+        assert without(summary(tmp_path / "out" / each.name), "shared_base_model") == without(
+            expected, "shared_base_model"
         )
 
 
@@ -146,6 +146,6 @@ def test_a_sweep_whose_driver_is_killed_is_resumed_by_ray(tmp_path):
     assert (first / "summary.json").stat().st_mtime_ns == finished
     for each in jobs:
         expected = run_in_folder(each.config, tmp_path / "alone" / each.name, Display())
-        assert without(summary(tmp_path / "out" / each.name), "shared_first_phase") == without(
-            expected, "shared_first_phase"
+        assert without(summary(tmp_path / "out" / each.name), "shared_base_model") == without(
+            expected, "shared_base_model"
         )

@@ -140,7 +140,7 @@ def test_a_point_has_means_errors_gains_and_memory(swept):
             assert point[f"gain{suffix}_sem"] == pytest.approx(abs(gains[0] - gains[1]) / 2)
         # The first phase was trained by the run with herding, and is counted here as well.
         own = figures(out, name, "seconds")
-        shared = [value["seconds"] for value in figures(out, name, "shared_first_phase")]
+        shared = [value["seconds"] for value in figures(out, name, "shared_base_model")]
         assert list(point["seconds"].values()) == pytest.approx([a + b for a, b in zip(own, shared, strict=True)])
         assert point["seconds_least"] == pytest.approx(min(point["seconds"].values()))
         assert point["outer_step_bytes"] > 0

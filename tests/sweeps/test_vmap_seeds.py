@@ -65,7 +65,7 @@ def alone(jobs, tmp_path_factory):
 
 
 def results(out, jobs):
-    return [result(out / job.name, "shared_first_phase") for job in jobs]
+    return [result(out / job.name, "shared_base_model") for job in jobs]
 
 
 def test_every_seed_ends_as_alone(jobs, together, alone):
