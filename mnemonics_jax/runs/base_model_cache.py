@@ -21,7 +21,7 @@ from mnemonics_jax.runs.metrics_log import lines_of, read_metrics
 from mnemonics_jax.runs.record import arithmetic, record_of
 from mnemonics_jax.runtime.array_files import restore_arrays, save_arrays
 from mnemonics_jax.runtime.errors import UserError
-from mnemonics_jax.runtime.files import locked, write_atomically
+from mnemonics_jax.runtime.files import LockedError, locked, write_atomically
 from mnemonics_jax.runtime.finite import all_finite
 from mnemonics_jax.runtime.folders import CorruptedError, FormatError, atomic_folder, verify_manifest
 
@@ -87,9 +87,9 @@ class BaseModelCache:
             # Another process that has the lock writes the same model.
             with locked(self._folder):
                 self._write(checkpoint)
-        except UserError:
+        except LockedError:
             return
-        except OSError as error:
+        except (OSError, UserError) as error:
             self._warn(f"the base model could not be saved for other runs in {self._folder} ({error})")
 
     def _write(self, checkpoint: Checkpoint) -> None:

@@ -19,6 +19,10 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _NOT_LEFT_BY_A_RUN = "was not written by a run: move it away, or choose another --out"
 
 
+class LockedError(UserError):
+    """An error for a folder that another process has locked."""
+
+
 def user_cache_folder(name: str) -> Path:
     """Return the folder `name` in the user's cache for this program; it is created where it does not exist.
 
@@ -110,8 +114,8 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
     crash. It yields a function that raises `UserError` when the folder has been removed or replaced since.
 
     Raises:
-        UserError: when another process has the lock, with its name; when the folder cannot be written; when `lock` is
-            something else than the file of a lock.
+        LockedError: when another process has the lock, with its name.
+        UserError: when the folder cannot be written; when `lock` is something else than the file of a lock.
     """
     make_folder(folder)
     descriptor = _open_lock(folder)
@@ -123,7 +127,7 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = holder.strip() or "another process"
-            raise UserError(
+            raise LockedError(
                 f"--out {folder} is in use by {holder}: wait for it, stop it, or choose another --out"
             ) from error
         except OSError:

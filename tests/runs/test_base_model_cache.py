@@ -11,7 +11,7 @@ from helpers import OFTEN, Listening, bits, events, final_state, newer_format, r
 
 from mnemonics_jax.methods.lwf import LwF
 from mnemonics_jax.phase import model_level
-from mnemonics_jax.runs import runner as runs
+from mnemonics_jax.runs import runner, start
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime import folders
 from mnemonics_jax.runtime.files import locked
@@ -117,6 +117,17 @@ def cut_manifest(model):
     return "manifest.json"
 
 
+def test_a_base_model_that_cannot_be_saved_is_a_warning(tiny, shared, tmp_path):
+    (tmp_path / "base-models").mkdir()
+    # A file stands where the folder of the base model would.
+    (tmp_path / "base-models" / kept(shared[0])[0]).write_text("")
+    display = Listening()
+    run_in_folder(
+        tiny.config("bic", "random", **SHORT), tmp_path / "run", display, base_models=tmp_path / "base-models"
+    )
+    assert [line for line in display.said if "the base model could not be saved for other runs" in line]
+
+
 @pytest.mark.parametrize("damage", [flip, cut_manifest])
 def test_a_damaged_base_model_is_named_and_trained_anew(tiny, shared, tmp_path, training_of, damage):
     folder, config = tmp_path / "base-models", tiny.config("bic", "herding", **SHORT)
@@ -180,8 +191,9 @@ def test_without_room_for_a_base_model_the_run_goes_on(tiny, tmp_path, monkeypat
 
 def test_several_processes_share_no_base_model(tiny, shared, tmp_path, monkeypatch):
     """Each would have to find the same one."""
-    monkeypatch.setattr(runs.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(runs, "require_agreement", lambda *_: None)
-    monkeypatch.setattr(runs, "broadcast_from_primary", lambda text: text)
+    monkeypatch.setattr(runner.jax, "process_count", lambda: 2)
+    for module in (runner, start):
+        monkeypatch.setattr(module, "require_agreement", lambda *_: None)
+    monkeypatch.setattr(start, "broadcast_from_primary", lambda text: text)
     config = tiny.config("bic", "random", **SHORT)
     assert run_in_folder(config, tmp_path / "run", Display(), base_models=shared[0])["shared_base_model"] is None
