@@ -46,7 +46,7 @@ class SweepSettings:
     method: str | None = None
     """lwf, icarl, bic or lucir; the preset's own when not given."""
     recipe: str = "default"
-    """default, what has been measured to work, or paper, as close to the publication as its text goes."""
+    """default, chosen by measurement on small networks, or paper, as close to the publication as its text goes."""
     seeds: int = 3
     """Number of class orders of each point: seeds 0 .. seeds-1."""
     herding: bool = False

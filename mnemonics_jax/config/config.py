@@ -28,8 +28,8 @@ class Config:
     method: Method
     exemplars: ExemplarStrategy
     recipe: str = "default"
-    """Recipe that the settings start from, as the preset: default, what has been measured to work, or paper, as close
-    to the publication as its text goes."""
+    """Recipe that the settings start from, as the preset: default, chosen by measurement on small networks, or paper,
+    as close to the publication as its text goes."""
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     """Seed of everything random in the run. It also selects the class order, unless stream.order_seed is given."""
 

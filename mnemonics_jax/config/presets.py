@@ -38,7 +38,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How exemplars are made and used, on any data set.
+    """How exemplars are made and used, on any data set; `summary` is one line of the help of commands.
 
     `exemplars` replaces defaults of every exemplar kind: Θ^E of chosen images is fitted by the same inner loop as that
     of learned ones. `net` and `train` replace settings of the preset where exemplars are learned: what the publication
@@ -86,15 +86,11 @@ _PAPER: dict[str, Any] = {
 
 RECIPES = {
     "default": Recipe(
-        summary="chosen by measurement on small networks: exemplars start from real images chosen by gradients (from "
-        "herding in the presets of CIFAR and ImageNet, which were not measured), are learned with a head in closed "
-        "form (on the digits: 50 steps from a new head) and kept where a gate finds them ahead; no weight transfer",
+        summary="chosen by measurement on small networks: a gate, no adjusting",
         exemplars=_CLOSED_FORM,
     ),
     "paper": Recipe(
-        summary="as close to the publication as its text goes: the inner loop starts at the current model, exemplars "
-        "start from random images, old ones are adjusted, the model is fine-tuned on all exemplars, weight transfer is "
-        "on",
+        summary="as close to the publication as its text goes: adjusting, no gate",
         exemplars=_PAPER,
         net={"weight_transfer": True},
         # The number of steps is LUCIR's for its own balanced stage: 20 epochs over 2,000 exemplars in batches of 128.

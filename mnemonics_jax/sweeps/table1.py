@@ -36,8 +36,8 @@ class TableRequest:
     arms: tuple[Literal["baseline", "ours", "ours+transfer"], ...] = ("baseline", "ours")
     """Exemplars: herded (baseline), learned (ours), learned with weight transfer (ours+transfer)."""
     recipe: str = "default"
-    """Where settings start from: default, what has been measured to work, or paper, as close to the publication as its
-    text goes. Weight transfer is left to the arms."""
+    """Where settings start from: default, chosen by measurement on small networks, or paper, as close to the
+    publication as its text goes. Weight transfer is left to the arms."""
     seeds: int = 3
     """Number of class orders of each cell: seeds 0 .. seeds-1."""
     scale: Literal["full", "small"] = "full"
