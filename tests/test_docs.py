@@ -69,7 +69,7 @@ def test_the_library_page_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert len(re.findall(r"phase \d+: \d+\.\d+ %", capsys.readouterr().out)) == 6
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, EXPERIMENTS / "FIDELITY.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
     assert targets
