@@ -71,7 +71,7 @@ def test_the_library_page_runs_as_it_stands(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("page", [*PAGES, EXPERIMENTS / "FIDELITY.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text())
     assert targets
     assert [target for target in targets if not (page.parent / target).exists()] == []
 

@@ -24,7 +24,8 @@ class BiC(Method):
 
     The held-out samples of an old class are exemplars as they are stored: learned images where exemplars are learned,
     while those of the new classes are real. Keeping the held-out exemplars real instead made no difference on the
-    digits and on photographs, both with short later phases (experiments/RESULTS-short-training.md).
+    digits and on photographs, both with short later phases (experiments/RESULTS-short-training.md),
+    nor on the digits in full training (experiments/FIDELITY.md).
     """
 
     name: ClassVar[str] = "bic"
