@@ -28,7 +28,8 @@ from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.compile_cache import use_persistent_cache
 from mnemonics_jax.runtime.errors import UserError, exit_status
 from mnemonics_jax.runtime.progress import Display
-from mnemonics_jax.sweeps.jobs import Job, run_jobs
+from mnemonics_jax.sweeps.job import Job, check_seeds
+from mnemonics_jax.sweeps.jobs import run_jobs
 
 Settings = dict[str, str]
 
@@ -262,8 +263,7 @@ def main(words: list[str] | None = None) -> int:
     for method in asked.methods:
         if not method_class(method).uses_memory:
             raise UserError(f"--methods {method} keeps no exemplars: there is nothing to compare")
-    if asked.seeds < 1:
-        raise UserError(f"--seeds {asked.seeds}: at least one class order is needed")
+    check_seeds("--seeds", asked.seeds)
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
     ablations = Ablations(asked.preset, pairs(asked.set, "--set"), asked.methods, seeds, asked.recipe)
     jobs = ablations.jobs(asked.tables)
