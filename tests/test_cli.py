@@ -164,6 +164,7 @@ def test_an_out_that_cannot_be_written_is_refused(capsys, tmp_path, command):
         (("compare", "digits", "--exemplars", "randm"), "unknown exemplar kind 'randm': did you mean 'random'"),
         (("compare", "digits", "--seeds", "0"), "--seeds 0: give at least 1"),
         (("compare", "digits", "--seeds", "1000000000000"), "--seeds 1000000000000: give at least 1 and at most 10000"),
+        (("compare", "digits", "--seed", "3"), "--seed 3: a comparison runs the seeds from 0 on"),
         (("run", "digits", "--vmap-seeds", "1000000000000"), "--vmap-seeds 1000000000000: give at least 1 and"),
         (("run", "digits", "--out", ""), "--out is empty: give the name of a folder"),
         (("compare", "digits", "--out="), "--out is empty: give the name of a folder"),
@@ -266,6 +267,18 @@ def test_the_module_is_the_command(module):
     assert "Traceback" not in child.stderr
 
 
+def test_help_that_is_not_read_to_its_end_is_no_error():
+    child = subprocess.Popen(
+        [sys.executable, "-m", "mnemonics_jax", "compare", "digits", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    child.stdout.close()  # before the program has begun to write
+    _, said = child.communicate()
+    assert (child.returncode, said) == (141, "")
+
+
 HEAVY = ("jax", "flax", "optax", "orbax", "matplotlib", "tensorboardX", "sklearn", "pandas", "PIL.JpegImagePlugin")
 NAMING = f"""
 import sys
@@ -296,6 +309,7 @@ print("ended", status, [name for name in {HEAVY} if name in sys.modules])
         (("compare", "digits", "--train.epochs", "0"), 2),
         (("sweep", "digits", "--sweep", "train.epoch=3"), 2),
         (("export", "/no/such/folder"), 2),
+        (("report", "/no/such/folder"), 2),
     ],
     ids=str,
 )

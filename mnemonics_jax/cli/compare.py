@@ -14,6 +14,7 @@ from mnemonics_jax.methods import method_class
 from mnemonics_jax.runs.naming import comparison_name
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.tracker import Service
+from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.sweeps.job import check_seeds
 
 
@@ -60,10 +61,12 @@ def main(words: list[str]) -> int:
         f"{PRESETS[start.preset].summary}. A setting applies to all arms that have it.\n\n"
         + shared.choices("--methods NAME NAME ...", "--exemplars NAME NAME ..."),
     )
+    check_seeds("--seeds", asked.seeds)
+    if asked.config.seed != bases[0].seed:
+        raise UserError(f"--seed {asked.config.seed}: a comparison runs the seeds from 0 on, as many as --seeds says")
     configs = [shared.parse_known(CompareSettings(config), start.words).config for config in bases]
     for config in configs:
         config.validate()
-    check_seeds("--seeds", asked.seeds)
     out = asked.out or Path("runs") / comparison_name(asked.config, everything)
     return _compare(asked, out, {(config.method.name, config.exemplars.name): config for config in configs})
 

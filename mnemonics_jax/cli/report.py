@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mnemonics_jax.reports.formats import FORMATS
+from mnemonics_jax.reports.summary_files import summary_files
 from mnemonics_jax.runtime.errors import UserError
 
 
@@ -23,6 +24,8 @@ def main(words: list[str]) -> int:
     asked = parser.parse_args(words)
     if asked.out is None and len(asked.runs) > 1:
         raise UserError(f"{len(asked.runs)} folders: give the folder of their report with --out")
+    # Looks for the runs before `_report` imports what reads and draws them, which takes seconds.
+    summary_files(asked.runs)
     formats = tuple(dict.fromkeys(asked.format))
     return _report(asked.runs, asked.out or asked.runs[0], formats, tsne=not asked.no_tsne)
 

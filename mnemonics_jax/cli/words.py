@@ -101,7 +101,7 @@ def choices(methods: str, kinds: str) -> str:
         "--config FILE\n"
         "    take settings from a YAML or JSON file, such as the config.json of a run; flags count for more\n"
         "--recipe NAME\n"
-        f"    what the settings start from:\n{recipe_lines()}"
+        f"    what the settings start from:\n{textwrap.indent(recipe_lines(), '    ')}"
     )
 
 

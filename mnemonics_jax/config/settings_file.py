@@ -46,7 +46,8 @@ class SettingsFile:
         try:
             for name in self.settings:
                 if not any(has(config, name) for config in configs):
-                    raise unknown_name("setting", name, {known for config in configs for known in settable(config)})
+                    known = {known for config in configs for known in settable(config)}
+                    raise unknown_name("setting", name, known.union(_NAMES))
             return [self._applied(config) for config in configs]
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from error
@@ -92,7 +93,7 @@ def read_settings_file(path: Path) -> SettingsFile:
 
 def _mapping(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".json":
-        return read_json(path)
+        return read_json(path, "give --config another file")
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(f"--config {path}: give a file that ends in .yaml, .yml or .json")
     try:

@@ -2,8 +2,7 @@
 
 import json
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 
 from mnemonics_jax.config.config import flatten
 from mnemonics_jax.reports.figures import Training
+from mnemonics_jax.reports.summary_files import summary_files
 from mnemonics_jax.runs.metrics_log import read_metrics
 from mnemonics_jax.runs.summary import Summary, changed_results
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import read_json
 
 _NEEDED = ("dataset", "method", "exemplars", "seed", "accuracy", "average_accuracy", "accuracy_matrix", "seen_classes")
-_OWN_FOLDERS = ("checkpoints", "tensorboard", "wandb", "export")
 _SHORT = 28
 """Most characters of a name that still fits beside others."""
 
@@ -99,18 +98,8 @@ def find_finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     Raises:
         UserError: if a folder does not exist or holds no finished run, or if a summary.json does not come from a run.
     """
-    found: dict[Path, Path] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder: give the folder of a run or of a comparison")
-        paths = sorted(_summaries(folder))
-        if not paths:
-            raise UserError(
-                f"{folder} holds no finished run (no summary.json): wait until `mnemonics run` or `compare` is done"
-            )
-        found |= {path.resolve(): path for path in paths if path.resolve() not in found}
     runs = []
-    for path in found.values():
+    for path in summary_files(folders):
         if "summary.json" in changed_results(path.parent):
             raise UserError(f"{path} has changed since the run: `mnemonics run` writes it again from the checkpoints")
         summary = read_json(path)
@@ -118,19 +107,6 @@ def find_finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
             raise UserError(f"{path} is not the summary of a run: it lacks {', '.join(missing)}; remove the file")
         runs.append(FinishedRun(path.parent, summary))
     return runs
-
-
-def _summaries(folder: Path) -> Iterator[Path]:
-    """Yield the summary.json files in and below a folder.
-
-    Other than `Path.rglob`, this allows that a run beside writes and removes folders at the same time. The folders of
-    a run's own files are not looked into.
-    """
-    for place, inner, names in os.walk(folder):
-        if "summary.json" in names:
-            yield Path(place) / "summary.json"
-        if "config.json" in names:
-            inner[:] = [name for name in inner if name not in _OWN_FOLDERS]
 
 
 def label_variants(runs: Sequence[FinishedRun]) -> list[FinishedRun]:

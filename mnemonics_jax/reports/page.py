@@ -19,7 +19,7 @@ from mnemonics_jax.reports.html import page
 from mnemonics_jax.reports.parts import Folded, Paragraph, Part, Plot, Section, Table, note, plain_table
 from mnemonics_jax.reports.sections import SECTIONS, Side
 from mnemonics_jax.reports.statistics import Arm, comparison, group_arms
-from mnemonics_jax.reports.tables import results_table, write_comparison
+from mnemonics_jax.reports.tables import results_tables, write_comparison
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import write_atomically
 from mnemonics_jax.runtime.progress import Display
@@ -167,19 +167,21 @@ def _with_clouds(sides: Sequence[Side], display: Display, workers: int | None) -
 
 
 def _results(rows: list[dict[str, Any]]) -> list[Part]:
+    accuracy, forgetting = results_tables(rows)
     return [
         Paragraph(
             "Accuracy in percent. Average: over the phases, of the accuracy on all classes seen so far. Last: after "
             "the last phase. Θ is the model of the method; Θᴱ is the model fitted to the exemplars alone. Gains are "
             "over the same method with herding, paired by class order."
         ),
+        Table(accuracy),
         Paragraph(
-            "Forgetting (base classes): points lost on the first phase's classes between the first model and the last. "
-            "Forgetting (average): best earlier minus final accuracy on the classes of a phase, mean over all phases "
-            "but the last. Backward transfer: final accuracy on them minus that right after their own phase, the same "
-            "mean; negative where later phases harm."
+            "In points. Forgetting (base classes): lost on the first phase's classes between the first model and the "
+            "last. Forgetting (average): best earlier minus final accuracy on the classes of a phase, mean over all "
+            "phases but the last. Backward transfer: final accuracy on them minus that right after their own phase, "
+            "the same mean; negative where later phases harm."
         ),
-        Table(results_table(rows)),
+        Table(forgetting),
     ]
 
 

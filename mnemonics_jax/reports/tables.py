@@ -49,12 +49,14 @@ def comparison_tables(rows: list[dict[str, Any]]) -> Group:
     return Group(*map(_rich, _texts(rows)))
 
 
-def results_table(rows: list[dict[str, Any]]) -> TextTable:
-    """Return the rows of comparison.json as one wide table. Minus signs are those of typography."""
-    columns = [_ACCURACY, _ACCURACY_EXEMPLARS, Column("last", "last_accuracy", "highest"), *FORGETTING_COLUMNS]
-    columns += [_GAIN, _GAIN_EXEMPLARS]
+def results_tables(rows: list[dict[str, Any]]) -> tuple[TextTable, TextTable]:
+    """Return the rows of comparison.json as the two tables of a page: accuracies with their gains, what is forgotten.
+
+    Minus signs are those of typography.
+    """
     caption = "Mean ± standard error over class orders; a single order has no error; bold: the best of each method"
-    return _text(rows, columns, caption + _same(rows))
+    columns = [_ACCURACY, _ACCURACY_EXEMPLARS, Column("last", "last_accuracy", "highest"), _GAIN, _GAIN_EXEMPLARS]
+    return _text(rows, columns, caption + _same(rows)), _text(rows, FORGETTING_COLUMNS, caption)
 
 
 def _texts(rows: list[dict[str, Any]]) -> list[TextTable]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnemonics_jax.runs.tensorboard import TensorBoard
 from mnemonics_jax.runs.tracker import Curves, NamedImages, Tracker
 from mnemonics_jax.runtime.files import cannot_write, write_atomically
 
@@ -46,6 +45,9 @@ class MetricsLog:
         settings: Mapping[str, Any] | None = None,
         trackers: Sequence[Tracker] = (),
     ) -> None:
+        # tensorboardX imports PyTorch where that is installed, which whoever only reads logs need not wait for.
+        from mnemonics_jax.runs.tensorboard import TensorBoard
+
         self._path, self._settings = out / "metrics.jsonl", settings or {}
         self.events = list(events)
         self._curves, self._trackers = Curves(), [TensorBoard(out / "tensorboard"), *trackers]

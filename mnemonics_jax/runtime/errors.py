@@ -4,6 +4,9 @@ import difflib
 import errno
 import io
 import logging
+import os
+import select
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +17,8 @@ from mnemonics_jax.runtime.signals import STOPPED, interrupted_destructors, sigt
 
 _NOTICED_WITHIN = 2.0
 """Seconds in which the end of another process is noticed, even when an error that it causes comes first."""
+_MANY = 20
+"""Most names that a message lists beside a suggestion."""
 
 
 class UserError(Exception):
@@ -61,11 +66,16 @@ def check_new(what: str, name: str, known: Iterable[str]) -> None:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
-    """Return the error for a `name` that is not among the `known` names of a `what`; it suggests similar names."""
+    """Return the error for a `name` that is not among the `known` names of a `what`.
+
+    It suggests similar names, and lists all unless they are many and one of them is similar.
+    """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return UserError(f"unknown {what} {name!r}: {hint}known are {', '.join(known)}")
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.9) or difflib.get_close_matches(name, known, cutoff=0.5)
+    parts = [f"did you mean {' or '.join(repr(n) for n in near)}?"] if near else []
+    if not near or len(known) <= _MANY:
+        parts.append(f"known are {', '.join(known)}")
+    return UserError(f"unknown {what} {name!r}: {' '.join(parts)}")
 
 
 @contextmanager
@@ -89,6 +99,8 @@ def exit_status(name: str) -> Iterator[None]:
     except (NumbersError, RunsFailedError) as error:
         _fail(name, str(error), 3)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(128 + signal.SIGPIPE)
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             _fail(name, f"{error.filename}: {error.strerror}: choose a shorter one", 2)
         # What JAX raises where another process of the run is gone says little.
@@ -101,6 +113,17 @@ def exit_status(name: str) -> Iterator[None]:
         _fail(name, f"the memory is not enough for these settings ({why}): make batches, chunks or images smaller", 2)
     except KeyboardInterrupt:
         _fail(name, "interrupted; the same command goes on from the last checkpoint", 130)
+
+
+def _nobody_reads() -> bool:
+    """Return whether the reader of standard output is gone, as in `mnemonics --help | head`; if so, write no more."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):
+        return False
+    # Python flushes once more at the end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _fail(name: str, message: str, status: int) -> None:

@@ -163,19 +163,19 @@ def _check_still_there(folder: Path, descriptor: int) -> None:
         )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of a run. Raise `UserError` when the file holds none."""
+def read_json(path: Path, way_out: str = "choose another --out") -> dict[str, Any]:
+    """Return the object in a JSON file, by default of a run. Raise `UserError` with the `way_out` if it holds none."""
     # Reading a pipe would wait for ever.
     if path.exists() and not path.is_file():
-        raise UserError(f"{path} is not a file: choose another --out")
+        raise UserError(f"{path} is not a file: {way_out}")
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; choose another --out") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}; {way_out}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): choose another --out") from error
+        raise UserError(f"{path} is not valid JSON ({error}): {way_out}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds {type(value).__name__} instead of an object: choose another --out")
+        raise UserError(f"{path} holds {type(value).__name__} instead of an object: {way_out}")
     return value
 
 

@@ -182,6 +182,8 @@ def outer_loss_curves(
         # Losses differ widely, because phases differ in their number of classes.
         if values and max(values) > 10 * min(values):
             row[0].set_yscale("log")
+            # Ticks at the powers of ten alone would leave an axis of one decade with one number.
+            row[0].yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
             row[0].yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
             row[0].yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     edges = mpl.colors.BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
