@@ -72,14 +72,8 @@ def start(command: str, words: list[str], method: str = "method", *, several: bo
         print(f"usage: mnemonics {command} PRESET [settings]\n\npresets:\n{preset_lines()}\n")
         print(f"`mnemonics {command} PRESET --help` explains every setting.")
         sys.exit(0 if words else 2)
-    return Start(
-        preset,
-        chosen.methods or file.methods,
-        chosen.exemplars or file.kinds,
-        chosen.recipe or file.recipe or "default",
-        file,
-        rest,
-    )
+    file = file.with_names(chosen.methods, chosen.exemplars)
+    return Start(preset, file.methods, file.kinds, chosen.recipe or file.recipe or "default", file, rest)
 
 
 def _without_preset(command: str, words: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Settings in a file of the user: YAML or JSON, also the config.json of a run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ _NAMES = ("preset", "recipe", "method", "exemplars")
 class SettingsFile:
     """What a file of settings holds: names that decide which settings exist, and `settings` by dotted name.
 
-    A name is None where the file has none. `methods` and `kinds` hold several names only for a comparison.
+    A name is None where the file has none. `methods` and `kinds` hold several names only for a comparison. `replaced`
+    are the sections, of "method" and "exemplars", whose settings were made for another method or kind than the one that
+    is run: those that it lacks are left out.
     """
 
     path: Path = Path()
@@ -28,6 +30,13 @@ class SettingsFile:
     methods: list[str] | None = None
     kinds: list[str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    replaced: frozenset[str] = frozenset()
+
+    def with_names(self, methods: list[str] | None, kinds: list[str] | None) -> "SettingsFile":
+        """Return the settings with the names that flags give, where they give any, in place of those of the file."""
+        flags = {"method": (methods, self.methods), "exemplars": (kinds, self.kinds)}
+        others = {part for part, (given, own) in flags.items() if given and own and given != own}
+        return replace(self, methods=methods or self.methods, kinds=kinds or self.kinds, replaced=frozenset(others))
 
     def apply(self, config: Config) -> Config:
         """Return `config` with the settings of the file.
@@ -45,7 +54,7 @@ class SettingsFile:
         """
         try:
             for name in self.settings:
-                if not any(has(config, name) for config in configs):
+                if name.split(".")[0] not in self.replaced and not any(has(config, name) for config in configs):
                     known = {known for config in configs for known in settable(config)}
                     raise unknown_name("setting", name, known.union(_NAMES))
             return [self._applied(config) for config in configs]

@@ -65,6 +65,14 @@ def test_flags_count_for_more_than_the_file(planned, tmp_path):
     assert config == override(make_config("digits", "lwf"), {"train.epochs": "9", "train.decay": "0.5"})
 
 
+def test_the_config_of_a_run_serves_another_method_and_kind(planned, tmp_path):
+    config = override(make_config("digits", "icarl", "mnemonics"), {"method.temperature": "3", "train.epochs": "4"})
+    path = write(tmp_path / "config.json", json.dumps(config.to_dict()))
+    found = planned("run", "--config", path, "--method", "lucir", "--exemplars", "random")
+    assert found == override(make_config("digits", "lucir", "random"), {"train.epochs": "4"})
+    assert planned("run", "--config", path, "--method", "lwf").method.temperature == 3
+
+
 def test_a_comparison_takes_names_and_what_each_arm_has(planned, tmp_path):
     text = "method: [lwf, lucir]\nexemplars: [herding, mnemonics]\nmethod.lambda_base: 2\nexemplars.outer_steps: 5"
     arms = planned("compare", "digits", "--config", write(tmp_path / "a.yaml", text))
@@ -92,6 +100,7 @@ def test_a_comparison_takes_names_and_what_each_arm_has(planned, tmp_path):
         ("a.yaml", "- 1\n- 2", "has to be a mapping of settings"),
         ("a.yaml", "a: [", "is not valid YAML"),
         ("a.yaml", "!!python/object/apply:os.system ['touch pwned']", "is not valid YAML"),
+        ("a.yaml", "method: lucir\nmethod.holdout: 0.1", "unknown setting 'method.holdout'"),
         ("a.yaml", "methd: lwf", "unknown setting 'methd': did you mean 'method'?\n"),
         ("a.yaml", "exemplars.unrol_length: 1", "did you mean 'exemplars.unroll_length'?\n"),
         ("a.json", "{", "is not valid JSON"),

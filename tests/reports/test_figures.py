@@ -307,3 +307,13 @@ def test_a_figure_has_the_same_bytes_each_time_in_each_format(tmp_path, form):
     one, other = ((tmp_path / f"{name}.{form}").read_bytes() for name in ("one", "other"))
     assert one == other
     assert one.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[form])
+
+
+def test_a_logarithmic_axis_of_one_decade_has_several_numbers(tmp_path):
+    figure = figures.outer_loss_curves({"icarl": [([10, 20], [1.6, 1.5]), ([10, 20], [0.15, 0.13])]})
+    figures.save(figure, tmp_path / "figure.png")
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    shown = [text.get_text() for text in axes.get_yticklabels() if low <= text.get_position()[1] <= high]
+    assert axes.get_yscale() == "log"
+    assert shown == ["0.2", "0.5", "1"]
