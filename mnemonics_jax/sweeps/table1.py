@@ -29,8 +29,9 @@ class TableRequest:
 
     dataset: Literal["cifar100", "imagenet", "imagenet-subset"] = "cifar100"
     """Column of the table. "ImageNet" in the slides is all 1,000 classes; they have no figures for the subset."""
-    phases: tuple[Literal[5, 10, 25], ...] = (5, 10, 25)
-    """Numbers N of incremental phases."""
+    phases: tuple[Literal[5, 10, 25], ...] | None = None
+    """Numbers N of incremental phases. None: all three; 5 alone for the digits of --scale small, which are ten classes.
+    """
     methods: tuple[Literal["lwf", "icarl", "bic", "lucir"], ...] = tuple(METHODS)
     """Rows of the table."""
     arms: tuple[Literal["baseline", "ours", "ours+transfer"], ...] = ("baseline", "ours")
@@ -108,6 +109,10 @@ def all_cells(phases: tuple[int, ...], methods: tuple[str, ...], arms: tuple[str
     return (Cell(n, method, arm) for n in phases for method in methods for arm in arms)
 
 
+def _all_phases(asked: TableRequest) -> tuple[int, ...]:
+    return (5,) if asked.scale == "small" and not asked.images else tuple(PAPER["phases"])
+
+
 def table_jobs(asked: TableRequest) -> list[Job]:
     """Return the runs that are asked for, seed by seed: an interrupted table has every cell on the same class orders.
 
@@ -121,5 +126,5 @@ def table_jobs(asked: TableRequest) -> list[Job]:
     return [
         Job(f"{folder(asked, cell)}-seed{seed}", make(asked, cell, seed))
         for seed in range(asked.seeds)
-        for cell in all_cells(asked.phases, asked.methods, asked.arms)
+        for cell in all_cells(asked.phases or _all_phases(asked), asked.methods, asked.arms)
     ]

@@ -57,6 +57,16 @@ def test_the_papers_figures_are_those_of_the_slides():
             assert all(a < b for a, b in zip(rows[method]["baseline"], rows[method]["ours"], strict=True))
 
 
+def test_without_a_choice_all_numbers_of_phases_are_run_that_the_data_allow(tmp_path):
+    def numbers(*words):
+        request = tyro.cli(TableSettings, args=["--out", str(tmp_path), *words])
+        return {job.config.stream.phases for job in table1.table_jobs(request)}
+
+    assert numbers() == numbers("--scale", "small", "--images", str(tmp_path)) == {5, 10, 25}
+    assert numbers("--scale", "small") == {5}
+    assert numbers("--phases", "10") == {10}
+
+
 def test_a_full_cell_is_the_preset_with_its_n_and_arm(tmp_path):
     full = tyro.cli(TableSettings, args=["--dataset", "imagenet", "--out", str(tmp_path)])
     config = table1.make(full, table1.Cell(10, "lucir", "ours+transfer"), 2)
