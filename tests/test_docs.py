@@ -49,7 +49,7 @@ def test_every_command_parses(words, monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(f"mnemonics_jax.{name}", start)
     monkeypatch.setattr("mnemonics_jax.sweeps.jobs.job_lines", start)
     monkeypatch.setattr("mnemonics_jax.sweeps.ray_jobs.run_jobs_on_ray", start)
-    monkeypatch.setattr("mnemonics_jax.reports.finished_runs.find_finished_runs", start)
+    monkeypatch.setattr("mnemonics_jax.cli.report.summary_files", start)
     monkeypatch.setattr("mnemonics_jax.runtime.compile_cache.use_persistent_cache", lambda: None)
     monkeypatch.setattr("mnemonics_jax.cli.run.connect", start)
     monkeypatch.chdir(tmp_path)
