@@ -136,7 +136,7 @@ _BALANCED: dict[str, Any] = {"balanced_steps": 200, "balanced_learning_rate": 0.
 
 
 # A small network on small images. Training of later phases is chosen per method on herded exemplars alone, for the best
-# average accuracy of Θ (experiments/RESULTS.md, "Full training").
+# average accuracy of Θ (experiments/RESULTS-later-phases.md).
 _SMALL: dict[str, Any] = {
     "net": NetConfig(name="convnet", widths=(32, 64, 128)),
     "train": TrainConfig(epochs=20, batch_size=64, learning_rate=0.05, later_epochs=40),

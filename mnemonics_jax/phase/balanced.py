@@ -26,7 +26,7 @@ _ADVICE = "try a smaller --train.balanced-learning-rate"
 class _CorrectedFinetune(Finetune):
     """Plain cross-entropy of the logits as the model predicts by them: with BiC's correction, which stays as it is.
 
-    Tuning under the correction is better than without it and dropping it (experiments/RESULTS.md, "Full training").
+    Tuning under the correction is better than without it and dropping it (experiments/RESULTS-later-phases.md).
     """
 
     def loss(self, inputs: LossInputs) -> Float[Array, ""]:
