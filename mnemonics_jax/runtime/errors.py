@@ -19,6 +19,7 @@ _NOTICED_WITHIN = 2.0
 """Seconds in which the end of another process is noticed, even when an error that it causes comes first."""
 _MANY = 20
 """Most names that a message lists beside a suggestion."""
+_INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"
 
 
 class UserError(Exception):
@@ -99,6 +100,8 @@ def exit_status(name: str) -> Iterator[None]:
     except (NumbersError, RunsFailedError) as error:
         _fail(name, str(error), 3)
     except Exception as error:
+        if _was_interrupted(error):
+            _fail(name, _INTERRUPTED, 130)
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(128 + signal.SIGPIPE)
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
@@ -112,7 +115,14 @@ def exit_status(name: str) -> Iterator[None]:
         why = str(error).partition("\n")[0][:200]
         _fail(name, f"the memory is not enough for these settings ({why}): make batches, chunks or images smaller", 2)
     except KeyboardInterrupt:
-        _fail(name, "interrupted; the same command goes on from the last checkpoint", 130)
+        _fail(name, _INTERRUPTED, 130)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C has caused the error: inside of a class statement, Python makes a RuntimeError of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 def _nobody_reads() -> bool:
@@ -128,5 +138,7 @@ def _nobody_reads() -> bool:
 
 def _fail(name: str, message: str, status: int) -> None:
     print(f"{name}: {message}", file=sys.stderr)
+    # Where Ctrl-C has met code made from text, Python is to end by SIGINT all the same, until it runs such code again.
+    eval("None")
     peers.leave(status)
     sys.exit(status)

@@ -162,3 +162,31 @@ def test_ctrl_c_inside_a_destructor_stops_the_program_all_the_same():
     with pytest.raises(KeyboardInterrupt):
         drop()
     assert sys.unraisablehook is before
+
+
+IMPORTED = """
+import signal, sys
+from mnemonics_jax.runtime.errors import exit_status
+class Pressing:
+    def __set_name__(self, owner, name):
+        signal.raise_signal(signal.SIGINT)
+with exit_status("program"):
+    if sys.argv[1] == "in a class":
+        class Field:
+            name = Pressing()
+    exec("signal.raise_signal(signal.SIGINT)")
+"""
+
+
+@pytest.mark.parametrize("where", ["in a class", "in code made from text"])
+def test_ctrl_c_during_imports_has_its_status(tmp_path, where):
+    """Python makes another error of it in a class statement; code from text lets it end by the signal instead."""
+    (tmp_path / "imported.py").write_text(IMPORTED)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}
+    child = subprocess.run(
+        [sys.executable, "-m", "imported", where], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (child.returncode, child.stderr) == (
+        130,
+        "program: interrupted; the same command goes on from the last checkpoint\n",
+    )
