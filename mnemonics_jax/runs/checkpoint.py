@@ -195,7 +195,7 @@ class CheckpointFolder:
             while self._damaged:
                 remove_folder(self._damaged[-1])
                 self._damaged.pop()
-            remove_drafts(self.folder)
+            remove_drafts(self.folder, _NAME)
             with atomic_folder(path, facts, replace=True) as draft:
                 save_arrays(draft / "arrays", arrays)
                 write_atomically(draft / "metrics.jsonl", lines_of(checkpoint.events))

@@ -7,6 +7,7 @@ name. So NAME.part was never finished, and NAME is damaged if it differs from it
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ FORMAT = 4
 """Format number in every manifest. Increase it with each change to the names or the content of these folders."""
 _MANIFEST = "manifest.json"
 _DRAFT = ".part"
+_OLD = ".old"
 
 
 class CorruptedError(Exception):
@@ -62,16 +64,20 @@ def remove_folder(folder: Path) -> None:
 
     A file in its place is removed too.
     """
-    old = folder.with_name(f"{folder.name}.old{_DRAFT}")
+    old = folder.with_name(f"{folder.name}{_OLD}{_DRAFT}")
     remove(old)
     folder.rename(old)
     remove(old)
 
 
-def remove_drafts(parent: Path) -> None:
-    """Remove the drafts that crashes have left in `parent`."""
+def remove_drafts(parent: Path, names: re.Pattern[str]) -> None:
+    """Remove the drafts that crashes have left in `parent`, of folders whose whole name matches `names`.
+
+    Other programs may have files of that suffix there, too.
+    """
     for path in parent.glob("*" + _DRAFT):
-        remove(path)
+        if names.fullmatch(path.name.removesuffix(_DRAFT).removesuffix(_OLD)):
+            remove(path)
 
 
 def write_manifest(folder: Path, facts: dict[str, Any], names: Sequence[str] | None = None) -> None:

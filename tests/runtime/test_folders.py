@@ -1,6 +1,7 @@
 """Folders that are whole or not there, what their manifests guard, and those of other formats."""
 
 import pickle
+import re
 
 import pytest
 from helpers import rewrite_manifest
@@ -81,12 +82,13 @@ def test_only_what_is_to_be_replaced_is(tmp_path):
 
 
 def test_drafts_that_crashes_have_left_can_be_removed(tmp_path):
-    for name in ("one", "two.part", "three.old.part"):
+    for name in ("one", "two.part", "three.old.part", "thesis.part"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("content")
-    remove_drafts(tmp_path)
-    assert names(tmp_path) == ["one"]
-    remove_drafts(tmp_path / "nowhere")
+    ours = re.compile("one|two|three")
+    remove_drafts(tmp_path, ours)
+    assert names(tmp_path) == ["one", "thesis.part"]
+    remove_drafts(tmp_path / "nowhere", ours)
 
 
 @pytest.mark.parametrize("checksum", [True, False])
