@@ -20,6 +20,8 @@ def write_run(folder, *, events=(), settings=None, **summary):
         **{"dataset": "digits", "method": "icarl", "exemplars": "mnemonics", "seed": 0, "average_accuracy": 50.0},
         **{"accuracy": [60.0, 40.0], "accuracy_matrix": [[60.0, None], [30.0, 50.0]], "seen_classes": [5, 10]},
         **{"average_accuracy_exemplar_model": None, "last_accuracy": 40.0, "forgetting": 30.0},
+        **{"accuracy_exemplar_model": None, "memory_bytes": 3200, "memory_dtype": "uint8", "backend": "cpu"},
+        **{"seconds": 10.0, "compilations": 9},
     }
     (folder / "summary.json").write_text(json.dumps({**plain, **summary}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))

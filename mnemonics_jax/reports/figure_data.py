@@ -136,7 +136,7 @@ def _starting_images(
     Return None if the log names none, or images that do not exist.
     """
     stream = setup.stream
-    chosen = {event.get("phase"): event.get("images") for event in events}
+    chosen = {event["phase"]: event.get("images") for event in events}
     phases = stream.phase_of_class()[positions].tolist()
     within = [position - stream.new_classes(phase).start for position, phase in zip(positions, phases, strict=True)]
     try:

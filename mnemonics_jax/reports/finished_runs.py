@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +13,13 @@ import numpy as np
 
 from mnemonics_jax.config.config import flatten
 from mnemonics_jax.reports.figures import Training
+from mnemonics_jax.reports.summary_check import check_summary
 from mnemonics_jax.reports.summary_files import summary_files
 from mnemonics_jax.runs.metrics_log import read_metrics
 from mnemonics_jax.runs.summary import Summary, changed_results
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.runtime.files import read_json
 
-_NEEDED = ("dataset", "method", "exemplars", "seed", "accuracy", "average_accuracy", "accuracy_matrix", "seen_classes")
 _SHORT = 28
 """Most characters of a name that still fits beside others."""
 
@@ -52,8 +53,9 @@ class FinishedRun:
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
-        """The logged events; empty if there are none to read, or others than when the run finished."""
-        return [] if "metrics.jsonl" in self._changed else read_metrics(self.folder / "metrics.jsonl")
+        """The logged events of phases; empty if there are none to read, or others than when the run finished."""
+        events = [] if "metrics.jsonl" in self._changed else read_metrics(self.folder / "metrics.jsonl")
+        return [event for event in events if type(event.get("phase")) is int]
 
     @cached_property
     def _changed(self) -> set[str]:
@@ -70,24 +72,24 @@ class FinishedRun:
             return None
         epochs, starts, before = [], [], 0.0
         for i, event in enumerate(events):
-            if i == 0 or event.get("phase") != events[i - 1].get("phase"):
+            if i == 0 or event["phase"] != events[i - 1]["phase"]:
                 before = epochs[-1] if epochs else 0.0
                 starts.append(before)
             epochs.append(before + number(event, "epoch"))
         loss, accuracy = (np.array([number(event, key) for event in events]) for key in ("loss", "accuracy"))
         return Training(np.array(epochs), loss, accuracy, tuple(starts))
 
-    def outer_losses(self) -> list[tuple[list[int], list[float]]]:
+    def outer_losses(self) -> list[tuple[list[float], list[float]]]:
         """Return (outer steps, outer losses) of the new exemplars' first problem in each phase; [] if none were logged.
 
         Problem 0 covers all new classes or, if exemplars are learned in groups of classes, the first group.
         """
-        lines: list[tuple[list[int], list[float]]] = [([], []) for _ in self.summary["accuracy"]]
+        lines: list[tuple[list[float], list[float]]] = [([], []) for _ in self.summary["accuracy"]]
         events = [event for event in self.named("outer") if event.get("problem") == 0]
         for event in events:
-            if event.get("phase") in range(len(lines)):
+            if event["phase"] in range(len(lines)):
                 steps, losses = lines[event["phase"]]
-                steps.append(int(event["step"]))
+                steps.append(number(event, "step"))
                 losses.append(number(event, "loss"))
         return lines if events else []
 
@@ -98,15 +100,20 @@ def find_finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     Raises:
         UserError: if a folder does not exist or holds no finished run, or if a summary.json does not come from a run.
     """
-    runs = []
-    for path in summary_files(folders):
-        if "summary.json" in changed_results(path.parent):
-            raise UserError(f"{path} has changed since the run: `mnemonics run` writes it again from the checkpoints")
-        summary = read_json(path)
-        if missing := [key for key in _NEEDED if key not in summary]:
-            raise UserError(f"{path} is not the summary of a run: it lacks {', '.join(missing)}; remove the file")
-        runs.append(FinishedRun(path.parent, summary))
-    return runs
+    return [FinishedRun(path.parent, read_finished(path)) for path in summary_files(folders)]
+
+
+def read_finished(path: Path) -> Summary:
+    """Return the content of the summary.json `path`.
+
+    Raises:
+        UserError: when it has changed since the run, or does not come from a run.
+    """
+    if "summary.json" in changed_results(path.parent):
+        raise UserError(f"{path} has changed since the run: `mnemonics run` writes it again from the checkpoints")
+    summary = read_json(path)
+    check_summary(path, summary)
+    return summary
 
 
 def label_variants(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
@@ -145,6 +152,18 @@ def _variant_names(variants: list[FinishedRun]) -> list[str]:
 
 
 def number(event: dict[str, Any], key: str) -> float:
-    """Return a number of an event; NaN if it has none under `key`."""
-    value = event.get(key)
-    return float(value) if isinstance(value, int | float) else math.nan
+    """Return a number of an event; NaN if it has none under `key`, or an integer beyond all floats."""
+    return _float(event.get(key))
+
+
+def numbers(event: dict[str, Any], key: str) -> list[float]:
+    """Return the numbers in a list of an event; none if it has no list under `key`."""
+    values = event.get(key)
+    found = [_float(value) for value in values] if isinstance(values, list) else []
+    return [value for value in found if not math.isnan(value)]
+
+
+def _float(value: Any) -> float:
+    with suppress(OverflowError):
+        return float(value) if isinstance(value, int | float) else math.nan
+    return math.nan

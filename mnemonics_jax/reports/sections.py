@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from mnemonics_jax.reports import figures
 from mnemonics_jax.reports.figure_data import FigureData
-from mnemonics_jax.reports.finished_runs import FinishedRun, number
+from mnemonics_jax.reports.finished_runs import FinishedRun, number, numbers
 from mnemonics_jax.reports.parts import Folded, Paragraph, Part, Plot, note, plain_table
 from mnemonics_jax.reports.statistics import Arm
 
@@ -131,7 +131,7 @@ def learning(sides: Sequence[Side]) -> list[Part]:
         caption = "Outer loss on the drawn batches, mean over each compiled chunk of outer steps."
         parts.append(Plot("outer_loss", alt, caption, partial(figures.outer_loss_curves, logged)))
     rows = [
-        [side.arm.label, str(event.get("phase")), name, *(f"{number(event, key):.4g}" for key in _LEARNED)]
+        [side.arm.label, str(event["phase"]), name, *(f"{number(event, key):.4g}" for key in _LEARNED)]
         for side in sides
         for name in ("exemplars", "adjusting")
         for event in side.run.named(name)
@@ -153,13 +153,10 @@ def learning(sides: Sequence[Side]) -> list[Part]:
 def _gate_rows(side: Side) -> Iterator[list[str]]:
     """Yield a row for each decision of the gate: scores of the real images and of the best candidate, and the share."""
     for event in side.run.named("gate"):
-        scores, told = (
-            event.get("scores") or [],
-            [value for value in event.get("tell_apart") or [] if value is not None],
-        )
+        scores, told = numbers(event, "scores"), numbers(event, "tell_apart")
         pair = [f"{scores[0]:.1f}", f"{max(scores[1:]):.1f}"] if len(scores) > 1 else ["–", "–"]
         last = f"{told[-1]:.0f}" if told else "–"
-        yield [side.arm.label, str(event.get("phase")), *pair, last, f"{number(event, 'share'):.0%}"]
+        yield [side.arm.label, str(event["phase"]), *pair, last, f"{number(event, 'share'):.0%}"]
 
 
 def training(sides: Sequence[Side]) -> list[Part]:

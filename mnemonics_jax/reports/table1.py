@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from mnemonics_jax.reports.finished_runs import read_finished
 from mnemonics_jax.reports.publish import FORGETTING_COLUMNS, Column, TextTable, publish, text_table
 from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
 from mnemonics_jax.runs.folder import check_folder
 from mnemonics_jax.runs.summary import Summary
-from mnemonics_jax.runtime.files import read_json, write_atomically
+from mnemonics_jax.runtime.files import write_atomically
 from mnemonics_jax.sweeps.table1 import ARMS, METHODS, Cell, TableRequest, all_cells, folder, make, paper, place
 
 
@@ -16,11 +17,11 @@ def finished(asked: TableRequest, cell: Cell) -> dict[int, Summary]:
     """Return the cell's finished runs by seed.
 
     Raises:
-        UserError: when one has other settings.
+        UserError: when one has other settings, or its summary.json is not as a run has written it.
     """
     found = {}
     for path in sorted(asked.out.glob(f"{folder(asked, cell)}-seed*/summary.json")):
-        summary = read_json(path)
+        summary = read_finished(path)
         check_folder(path.parent, make(asked, cell, summary["seed"]))
         found[summary["seed"]] = summary
     return found

@@ -40,6 +40,7 @@ def url(tmp_path_factory):
             **{"dataset": "digits", "method": method, "exemplars": kind, "seed": 0, "accuracy": accuracy},
             **{"average_accuracy": 80.0, "average_accuracy_exemplar_model": 80.0, "last_accuracy": 70.0},
             **{"forgetting": 10.0, "seen_classes": [5, 6, 7, 8, 9, 10], "memory_bytes": 3200, "seconds": 10.0},
+            **{"accuracy_exemplar_model": None, "memory_dtype": "uint8", "backend": "cpu", "compilations": 9},
             **{"accuracy_matrix": [[a if g <= i else None for g in range(6)] for i, a in enumerate(accuracy)]},
         }
         (folder / "summary.json").write_text(json.dumps(summary))

@@ -27,6 +27,9 @@ def test_logs_are_read_as_they_were_written(tmp_path):
     assert training.starts == (0.0, 4)
     np.testing.assert_array_equal(training.loss, [0.2, 0.4, 1.1, 1.4, np.nan])
     assert run.outer_losses() == [([10], [0.0]), ([10], [0.1])]
+    strange = [{"event": "outer", "problem": 0, "phase": p, "step": s} for p, s in ((0, "x"), (1, 10**400), ({}, 1))]
+    write_run(tmp_path / "strange", events=[*strange, {"event": "outer", "problem": 0}])
+    np.testing.assert_equal(only(tmp_path / "strange").outer_losses(), [([np.nan], [np.nan])] * 2)
     write_run(tmp_path / "silent")
     assert only(tmp_path / "silent").training() is None
     assert only(tmp_path / "silent").outer_losses() == []
@@ -64,6 +67,29 @@ def test_folders_that_hold_one_another_count_once(tmp_path):
     assert [run.folder.name for run in runs] == ["b", "a"]
     (tmp_path / "all" / "a" / "summary.json").write_text('{"seed": 0}')
     with pytest.raises(UserError, match=r"a/summary\.json is not the summary of a run: it lacks dataset, method"):
+        find_finished_runs([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        *(("accuracy", value, "accuracy.* has to be") for value in (None, "x", 50.0, [], [60.0, None], [60.0, "x"])),
+        *(("seed", value, "seed .* has to be") for value in (None, True, "0", -1, 10**400, 0.5, {})),
+        *(("method", value, "method .* has to be text") for value in (None, ["icarl"], "\ud800")),
+        *(("average_accuracy", value, "average_accuracy .* has to be") for value in ("50", float("nan"), 10**400)),
+        *(("seconds", None, "seconds None: has to be"), ("memory_bytes", "big", "memory_bytes 'big': has to be")),
+        *(("forgetting", "x", "forgetting 'x': has to be"), ("exemplars", {}, "exemplars {}: has to be text or none")),
+        ("accuracy", [60.0], "accuracy_matrix has 2 entries for 1 phases"),
+        ("seen_classes", [5], "seen_classes has 1 entries for 2 phases"),
+        ("accuracy_exemplar_model", [1.0], "accuracy_exemplar_model has 1 entries for 2 phases"),
+        ("accuracy_matrix", [[60.0], [30.0]], r"accuracy_matrix\[0\] has no number for each group"),
+        ("accuracy_matrix", [[60.0, None], [None, 50.0]], r"accuracy_matrix\[1\] has no number for each group"),
+    ],
+)
+def test_a_summary_of_other_types_is_refused(tmp_path, name, value, message):
+    """Without its manifest, nothing else tells that a summary.json is not as a run has written it."""
+    write_run(tmp_path / "run", **{name: value})
+    with pytest.raises(UserError, match=rf"run/summary\.json is not the summary of a run: {message}"):
         find_finished_runs([tmp_path])
 
 

@@ -138,7 +138,9 @@ def test_the_gates_decisions_are_a_table(tmp_path):
     closed = {"event": "gate", "phase": 0, "share": 0.0, "scores": [50.0, 49.0, 48.0, 47.0], "tell_apart": [None] * 4}
     opened = {"event": "gate", "phase": 1, "share": 0.5, "scores": [40.0, 41.0, 44.5, 43.0]}
     unchanged = {"event": "gate", "phase": 2, "share": 0.0, "scores": [], "tell_apart": []}
-    events = [closed, opened | {"tell_apart": [None, None, 55.0, None]}, unchanged]
+    # Without its manifest, metrics.jsonl may hold anything.
+    strange = [{"event": "gate", "phase": phase, "scores": "high", "tell_apart": 3} for phase in ("x", {}, None)]
+    events = [closed, opened | {"tell_apart": [None, None, 55.0, None]}, unchanged | {"scores": ["x"]}, *strange]
     write_run(tmp_path / "run", events=events)
     run = only(tmp_path / "run")
     side = sections.Side(Arm("icarl", "mnemonics", (run.summary,)), run, None, "")

@@ -180,3 +180,11 @@ def test_a_mistake_is_refused(tmp_path, words, message):
 def test_runs_of_other_settings_are_not_taken_for_the_tables(made):
     with pytest.raises(UserError, match=r"other settings:\n  train.epochs: 2 there, 10 asked for"):
         run(asked(made, "--phases", "5", "--set", *(s for s in SETTINGS if "epochs" not in s), tiny=False))
+
+
+def test_a_summary_that_has_changed_since_the_run_is_not_taken_into_the_table(made, tmp_path):
+    shutil.copytree(made, tmp_path / "out")
+    path = tmp_path / "out" / "small-n5/lwf-ours-seed0/summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"average_accuracy": 99.0}))
+    with pytest.raises(UserError, match=r"lwf-ours-seed0/summary\.json has changed since the run"):
+        table_rows(asked(tmp_path / "out"))
