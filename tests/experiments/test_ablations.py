@@ -167,7 +167,7 @@ def test_seeds_is_a_count_from_the_first_seed_on(tmp_path, capsys):
         (["--set", "train.epoch=3"], "train.epoch"),
         (["--preset", "digit"], "digit"),
         (["--recipe", "papr"], "unknown recipe 'papr': did you mean 'paper'"),
-        (["--seeds", "0"], "--seeds 0: at least one"),
+        (["--seeds", "0"], "--seeds 0: give at least 1"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(words, message, tmp_path):
