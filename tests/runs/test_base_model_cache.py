@@ -15,6 +15,7 @@ from mnemonics_jax.runs import runner, start
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime import folders
 from mnemonics_jax.runtime.files import locked
+from mnemonics_jax.runtime.folders import FORMAT
 from mnemonics_jax.runtime.progress import Display
 
 SHORT = {"stream": {"phases": 1}, "train": {"epochs": 2}}
@@ -155,7 +156,7 @@ def test_a_base_model_of_another_format_is_named_and_stays(tiny, shared, tmp_pat
     assert run_in_folder(config, tmp_path / "run", display, base_models=folder)["shared_base_model"] is None
     (warning,) = [line for line in display.said if "base model" in line]
     assert warning.startswith(f"warning: the base model is not shared: {model} was written ")
-    assert "this one reads format 4: use the version that wrote it" in warning
+    assert f"this one reads format {FORMAT}: use the version that wrote it" in warning
     assert training_of == [0, 1]
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 

@@ -18,7 +18,7 @@ from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
 from mnemonics_jax.runs.record import record_of
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runtime.errors import UserError
-from mnemonics_jax.runtime.folders import CorruptedError, FormatError, verify_manifest
+from mnemonics_jax.runtime.folders import FORMAT, CorruptedError, FormatError, verify_manifest
 from mnemonics_jax.runtime.progress import Display
 
 # Orbax tells an event loop of its own, which a failed write has closed, that the write has failed.
@@ -172,7 +172,7 @@ def test_without_a_good_checkpoint_nothing_is_changed(config, copy):
 @pytest.mark.parametrize("newest", [None, flip], ids=["newest", "behind a damaged one"])
 @pytest.mark.parametrize(
     ("change", "how"),
-    [(newer_format, "in format 4 by a newer"), (without_format, "without a format number by an older")],
+    [(newer_format, f"in format {FORMAT + 1} by a newer"), (without_format, "without a format number by an older")],
 )
 def test_a_checkpoint_of_another_format_stops_the_run_and_stays(config, copy, change, how, newest):
     names = ["0001-1-exemplars-0000-00000003", "0001-0-training-0000-00000024"]
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_another_format_stops_the_run_and_stays(config, copy, ch
     other = copy / "checkpoints" / names[0]
     rewrite_manifest(other, change)
     before = {path: path.read_bytes() for path in files(copy) if path.name != "lock"}
-    message = f"{other} was written {how} version of mnemonics_jax; this one reads format 4: use the version that wrote"
+    message = f"{other} was written {how} version of mnemonics_jax; this one reads format {FORMAT}: use the version that wrote"
     for _ in range(2):
         with pytest.raises(UserError, match=f"^{message}"):
             run_in_folder(config, copy, Display(), OFTEN)
@@ -198,7 +198,7 @@ def test_every_way_to_read_a_checkpoint_knows_of_formats(config, copy):
             lambda: checkpoints.named("0001-0-begin", setup, like),
             lambda: checkpoints.after(0, setup, like),
         ):
-            with pytest.raises(FormatError, match="0001-0-begin was written in format 4"):
+            with pytest.raises(FormatError, match=f"0001-0-begin was written in format {FORMAT + 1}"):
                 read()
 
 

@@ -148,7 +148,7 @@ def training_curves(runs: Mapping[str, Training]) -> Drawing:
 
 
 def outer_loss_curves(
-    runs: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], *, stage: str = "exemplars"
+    runs: Mapping[str, Sequence[tuple[Sequence[int | float], Sequence[float]]]], *, stage: str = "exemplars"
 ) -> Drawing:
     """Draw the outer loss against outer steps, one panel for each run and one line for each phase.
 
