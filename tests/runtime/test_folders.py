@@ -111,7 +111,7 @@ def test_another_format_is_no_damage(tmp_path, number, version, checksum):
 def test_manifests_without_a_number_are_of_older_versions(tmp_path):
     write_manifest(tmp_path, {})
     rewrite_manifest(tmp_path, lambda content: content.pop("format"))
-    message = f"was written without a format number by an older version of mnemonics_jax; this one reads format {FORMAT}: use"
+    message = f"without a format number by an older version of mnemonics_jax; this one reads format {FORMAT}: use"
     with pytest.raises(FormatError, match=message):
         verify_manifest(tmp_path)
 
