@@ -2,7 +2,9 @@
 
 import json
 import os
+import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 from mnemonics_jax.reports.finished_runs import find_finished_runs
 
@@ -34,6 +36,12 @@ def double(number):
     if number == 2:
         raise ValueError("two is not liked")
     return 2 * number, os.environ.get("OMP_NUM_THREADS"), os.getpid()
+
+
+def tell_and_wait(folder, number):
+    """A task that leaves the id of its process in a folder, and does not end before the test does."""
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(300)
 
 
 class Page(HTMLParser):

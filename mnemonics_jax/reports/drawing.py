@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from mnemonics_jax.reports.figures import inline_svg
 from mnemonics_jax.reports.figures.style import save, write
 from mnemonics_jax.reports.parts import Plot
+from mnemonics_jax.runtime.child_processes import end_with_parent
 from mnemonics_jax.runtime.progress import Display
 
 _MOST_WORKERS = 8
@@ -88,6 +89,7 @@ def _collect(tasks: Sequence[tuple[int, Task]], results: dict[int, Any], display
 
 
 def _attempt(number: int, task: Task) -> tuple[int, Any]:
+    end_with_parent()
     try:
         return number, task.run()
     except OSError:

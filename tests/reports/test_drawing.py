@@ -1,7 +1,12 @@
 """Drawing in processes: results in order, failures as words, one thread each."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from helpers import Listening
@@ -38,3 +43,39 @@ def test_a_full_disk_is_told_as_one():
 
     with pytest.raises(OSError, match="No space left"):
         run_tasks([Task("full", full)], "tasks", Listening(), 1)
+
+
+KILLED = """
+import sys
+from functools import partial
+sys.path.insert(0, sys.argv[1])
+from helpers import Listening
+from mnemonics_jax.reports.drawing import Task, run_tasks
+from report_helpers import tell_and_wait
+tasks = [Task(f"task {number}", partial(tell_and_wait, sys.argv[2], number)) for number in range(2)]
+run_tasks(tasks, "tasks", Listening(), 2)
+"""
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def until(done):
+    end = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_the_processes_end_with_a_report_that_is_killed(tmp_path):
+    """Those of joblib would wait for its next task for ever."""
+    tests = Path(__file__).parents[1]
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tests), str(tmp_path)]) as report:
+        until(lambda: len(list(tmp_path.iterdir())) == 2)
+        report.send_signal(signal.SIGKILL)
+    until(lambda: not any(alive(int(path.name)) for path in tmp_path.iterdir()))
