@@ -181,7 +181,9 @@ def test_a_checkpoint_of_another_format_stops_the_run_and_stays(config, copy, ch
     other = copy / "checkpoints" / names[0]
     rewrite_manifest(other, change)
     before = {path: path.read_bytes() for path in files(copy) if path.name != "lock"}
-    message = f"{other} was written {how} version of mnemonics_jax; this one reads format {FORMAT}: use the version that"
+    message = (
+        f"{other} was written {how} version of mnemonics_jax; this one reads format {FORMAT}: use the version that"
+    )
     for _ in range(2):
         with pytest.raises(UserError, match=f"^{message}"):
             run_in_folder(config, copy, Display(), OFTEN)
