@@ -90,7 +90,7 @@ RECIPES = {
         exemplars=_CLOSED_FORM,
     ),
     "paper": Recipe(
-        summary="as close to the publication as its text goes: adjusting, no gate",
+        summary="as close to the paper as its text goes: adjusting, no gate",
         exemplars=_PAPER,
         net={"weight_transfer": True},
         # The number of steps is LUCIR's for its own balanced stage: 20 epochs over 2,000 exemplars in batches of 128.
