@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from mnemonics_jax import cli
 from mnemonics_jax.phase.callbacks import NoCallbacks
 from mnemonics_jax.phase.setup import make_setup
 from mnemonics_jax.phase.state import initial_state
@@ -196,3 +198,21 @@ def assert_same_arrays(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+TINY = (
+    *("--net.widths", "8", "8", "--train.epochs", "2", "--train.batch-size", "64", "--train.learning-rate", "0.1"),
+    *("--train.milestones", "0.6", "--train.chunk-steps", "8", "--data.crop-padding", "1", "--phases", "1"),
+    *("--exemplars.per-class", "4", "--exemplars.unroll-length", "3", "--exemplars.inner-init", "reset_head"),
+    *("--exemplars.inner-scope", "all", "--exemplars.inner-learning-rate", "0.1"),
+    *("--exemplars.inner-momentum", "0.9", "--train.later-epochs", "None", "--train.balanced-steps", "0"),
+)
+"""Words of a command for runs of seconds."""
+
+
+def refused(capsys, *words):
+    """The message with which these words are refused."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(word) for word in words])
+    assert caught.value.code == 2
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())

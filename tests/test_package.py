@@ -35,7 +35,7 @@ def test_the_readme_s_test_command_is_the_one_ci_runs():
 
 
 @pytest.mark.parametrize(
-    "module", ["mnemonics_jax.phase.setup", "tests.test_cli", "jax._src.core", "flax.nnx", "orbax"]
+    "module", ["mnemonics_jax.phase.setup", "tests.test_docs", "jax._src.core", "flax.nnx", "orbax"]
 )
 @pytest.mark.parametrize("kind", [DeprecationWarning, FutureWarning])
 def test_deprecated_parts_of_jax_and_its_libraries_are_errors(module, kind):

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mnemonics_jax.reports.formats import FORMATS
+from mnemonics_jax.reports.own_files import check_own_files
 from mnemonics_jax.reports.summary_files import summary_files
 from mnemonics_jax.runtime.errors import UserError
 
@@ -26,8 +27,10 @@ def main(words: list[str]) -> int:
         raise UserError(f"{len(asked.runs)} folders: give the folder of their report with --out")
     # Looks for the runs before `_report` imports what reads and draws them, which takes seconds.
     summary_files(asked.runs)
+    out = asked.out or asked.runs[0]
+    check_own_files(out)
     formats = tuple(dict.fromkeys(asked.format))
-    return _report(asked.runs, asked.out or asked.runs[0], formats, tsne=not asked.no_tsne)
+    return _report(asked.runs, out, formats, tsne=not asked.no_tsne)
 
 
 def _report(folders: list[Path], out: Path, formats: tuple[str, ...], *, tsne: bool) -> int:

@@ -16,6 +16,7 @@ from mnemonics_jax.reports.drawing import Drawn, Failure, Task, draw_plots, run_
 from mnemonics_jax.reports.figure_data import load_figure_data
 from mnemonics_jax.reports.finished_runs import FinishedRun, label_variants
 from mnemonics_jax.reports.html import page
+from mnemonics_jax.reports.own_files import TITLE
 from mnemonics_jax.reports.parts import Folded, Paragraph, Part, Plot, Section, Table, note, plain_table
 from mnemonics_jax.reports.sections import SECTIONS, Side
 from mnemonics_jax.reports.statistics import Arm, comparison, group_arms
@@ -95,7 +96,7 @@ def _heading(runs: Sequence[FinishedRun]) -> tuple[str, str]:
         f"{len(runs)} finished {'run' if len(runs) == 1 else 'runs'}, "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
     )
-    return f"Class-incremental learning on {datasets}", lead
+    return f"{TITLE} {datasets}", lead
 
 
 def _unique_names(sections: Sequence[Section]) -> list[Section]:

@@ -12,7 +12,7 @@ from mnemonics_jax.phase.setup import Setup, make_setup
 from mnemonics_jax.phase.state import ResumePoint, initial_state
 from mnemonics_jax.runs.base_model_cache import BaseModelCache
 from mnemonics_jax.runs.checkpoint import Checkpoint, CheckpointFolder
-from mnemonics_jax.runs.folder import SCRATCH, claim_folder, with_recorded
+from mnemonics_jax.runs.folder import SCRATCH, check_folder, claim_folder, with_recorded
 from mnemonics_jax.runs.record import Record, arithmetic, record_of
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.tracker import Service
@@ -48,8 +48,11 @@ def common_setup(
             _check_recorded_size(setup, out)
         config = setup.config
         if is_primary():
+            record = record_of(setup, begins=True)
+            # Before there is a lock: a folder that is refused is left as it was.
+            check_folder(out, config, record)
             check_still_there = resources.enter_context(locked(out))
-            claim_folder(out, config, record_of(setup, begins=True))
+            claim_folder(out, config, record)
             # What a killed process has left.
             remove(out / SCRATCH)
             resources.callback(remove, out / SCRATCH)
