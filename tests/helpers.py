@@ -68,6 +68,14 @@ TINY_SETTINGS = (
     *("exemplars.outer_batch=32", "train.later_epochs=none", "train.balanced_steps=0"),
 )
 """For the scripts' --set. With these the programs are those of the other tests, and compiled once for all."""
+TINY_FLAGS = (
+    *("--net.widths", "8", "8", "--train.epochs", "2", "--train.batch-size", "64", "--train.learning-rate", "0.1"),
+    *("--train.milestones", "0.6", "--train.chunk-steps", "8", "--data.crop-padding", "1", "--phases", "1"),
+    *("--exemplars.per-class", "4", "--exemplars.unroll-length", "3", "--exemplars.inner-init", "reset_head"),
+    *("--exemplars.inner-scope", "all", "--exemplars.inner-learning-rate", "0.1"),
+    *("--exemplars.inner-momentum", "0.9", "--train.later-epochs", "None", "--train.balanced-steps", "0"),
+)
+"""For the flags of a command: runs of seconds."""
 
 
 def load_script(path):
@@ -198,16 +206,6 @@ def assert_same_arrays(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
-
-
-TINY = (
-    *("--net.widths", "8", "8", "--train.epochs", "2", "--train.batch-size", "64", "--train.learning-rate", "0.1"),
-    *("--train.milestones", "0.6", "--train.chunk-steps", "8", "--data.crop-padding", "1", "--phases", "1"),
-    *("--exemplars.per-class", "4", "--exemplars.unroll-length", "3", "--exemplars.inner-init", "reset_head"),
-    *("--exemplars.inner-scope", "all", "--exemplars.inner-learning-rate", "0.1"),
-    *("--exemplars.inner-momentum", "0.9", "--train.later-epochs", "None", "--train.balanced-steps", "0"),
-)
-"""Words of a command for runs of seconds."""
 
 
 def refused(capsys, *words):

@@ -24,6 +24,12 @@ from mnemonics_jax.runtime.settings import check_ranges
 from mnemonics_jax.sweeps.jobs import FAILURE, After, Job, Outcome, check, record_failure, run_job
 from mnemonics_jax.sweeps.ray_config import RayConfig
 
+_REPORTED = (
+    *("average_accuracy", "last_accuracy", "average_accuracy_exemplar_model"),
+    *("forgetting", "average_forgetting", "backward_transfer", "seconds"),
+)
+"""What Ray shows of a finished run, of the keys of its summary."""
+
 
 def run_jobs_on_ray(
     jobs: Sequence[Job],
@@ -64,7 +70,8 @@ def run_jobs_on_ray(
         with Display() as shown:
             shown.begin(chosen["job"])
             summary = run_job(named[chosen["job"]], out, shown, save, after, track)
-        tune.report({key: summary[key] for key in ("average_accuracy", "forgetting", "seconds")})
+        # A method without memory has no model fitted to exemplars.
+        tune.report({key: summary[key] for key in _REPORTED if summary.get(key) is not None})
 
     if not ray.is_initialized():
         _start_ray(ray.init)

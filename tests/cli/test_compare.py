@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import pytest
 from annotated_types import Gt
-from helpers import TINY, refused
+from helpers import TINY_FLAGS, refused
 
 from mnemonics_jax import cli
 from mnemonics_jax.config.presets import make_config
@@ -130,7 +130,7 @@ def compared(tmp_path_factory):
     """The folder of a comparison of 2 methods × 2 kinds on 2 class orders."""
     out = tmp_path_factory.mktemp("compare")
     arms = ("--methods", "lwf", "icarl", "--exemplars", "random", "herding", "--seeds", "2")
-    cli.main(["compare", "digits", *arms, *TINY, "--out", str(out)])
+    cli.main(["compare", "digits", *arms, *TINY_FLAGS, "--out", str(out)])
     return out
 
 

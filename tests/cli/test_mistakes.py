@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import TINY, refused
+from helpers import TINY_FLAGS, refused
 from PIL import Image
 
 from mnemonics_jax import cli
@@ -162,7 +162,7 @@ def test_a_folder_without_finished_runs_has_no_report(capsys, tmp_path):
 
 
 def test_numbers_gone_wrong_have_a_status_of_their_own(capsys, tmp_path):
-    words = ("run", "digits", "--exemplars", "random", *TINY, "--train.learning-rate", "1e20", "--out", tmp_path)
+    words = ("run", "digits", "--exemplars", "random", *TINY_FLAGS, "--train.learning-rate", "1e20", "--out", tmp_path)
     with pytest.raises(SystemExit) as caught:
         cli.main([str(word) for word in words])
     assert caught.value.code == 3

@@ -5,7 +5,7 @@ import os
 import shutil
 
 import pytest
-from helpers import TINY, refused
+from helpers import TINY_FLAGS, refused
 
 from mnemonics_jax.reports.own_files import check_own_files
 from mnemonics_jax.runtime.errors import UserError
@@ -13,8 +13,8 @@ from mnemonics_jax.runtime.errors import UserError
 NAMES = ["report.html", "comparison.csv", "comparison.json", "comparison.tex", "accuracy.png", "figures"]
 COMMANDS = [
     ("report", "RUNS"),
-    ("compare", "digits", "--methods", "lwf", "--exemplars", "herding", *TINY),
-    ("run", "digits", "--vmap-seeds", "2", *TINY),
+    ("compare", "digits", "--methods", "lwf", "--exemplars", "herding", *TINY_FLAGS),
+    ("run", "digits", "--vmap-seeds", "2", *TINY_FLAGS),
 ]
 
 

@@ -43,7 +43,10 @@ def test_a_point_on_ray_ends_as_it_does_here(tmp_path):
     assert without(summary(out / point.name), "shared_base_model") == without(
         run_in_folder(point.config, tmp_path / "alone", Display()), "shared_base_model"
     )
-    assert len(list((out / "ray").iterdir())) == 1
+    (state,) = (out / "ray").iterdir()
+    (shown,) = (json.loads(path.read_text().splitlines()[-1]) for path in state.glob("*/result.json"))
+    for key in ("average_accuracy", "average_accuracy_exemplar_model", "average_forgetting"):
+        assert shown[key] == summary(out / point.name)[key]
 
 
 @pytest.mark.slow
