@@ -3,7 +3,9 @@
 import dataclasses
 import getpass
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,10 @@ from mnemonics_jax.phase.setup import Setup, make_setup
 from mnemonics_jax.runs.runner import run_in_folder
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runtime.compile_cache import release_programs
+
+# A shell starts what runs in the background with Ctrl-C switched off, and the programs that tests interrupt inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Most of the suite's time is compilation, of the same programs each time: processes share them through the disk. By way
 # of the environment the subprocesses of tests share them too.

@@ -28,7 +28,7 @@ _REPORTED = (
     *("average_accuracy", "last_accuracy", "average_accuracy_exemplar_model"),
     *("forgetting", "average_forgetting", "backward_transfer", "seconds"),
 )
-"""What Ray shows of a finished run, of the keys of its summary."""
+"""What Ray shows of a finished run, of the keys of its summary; a method without memory has not all of them."""
 
 
 def run_jobs_on_ray(
@@ -70,7 +70,6 @@ def run_jobs_on_ray(
         with Display() as shown:
             shown.begin(chosen["job"])
             summary = run_job(named[chosen["job"]], out, shown, save, after, track)
-        # A method without memory has no model fitted to exemplars.
         tune.report({key: summary[key] for key in _REPORTED if summary.get(key) is not None})
 
     if not ray.is_initialized():

@@ -146,7 +146,7 @@ def test_configs_that_are_refused(tmp_path, capsys, case):
     assert message in said
     assert "Traceback" not in said
     assert (tmp_path / "config.json").read_bytes() == content
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json"}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
