@@ -22,11 +22,13 @@ from mnemonics_jax.config.parsing import has, override, pairs
 from mnemonics_jax.config.presets import PRESETS, RECIPES, make_config
 from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.methods import METHODS, method_class
+from mnemonics_jax.reports.own_files import BOOKTABS, OwnFiles
 from mnemonics_jax.reports.publish import Column, TextTable, cell_text, publish, text_table
 from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
 from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.compile_cache import use_persistent_cache
 from mnemonics_jax.runtime.errors import UserError, exit_status
+from mnemonics_jax.runtime.files import write_atomically
 from mnemonics_jax.runtime.progress import Display
 from mnemonics_jax.sweeps.job import Job, check_seeds
 from mnemonics_jax.sweeps.jobs import run_jobs
@@ -199,6 +201,17 @@ def _gains(mine: dict[int, Summary], herding: dict[int, Summary], seeds: list[in
     return [] if any(None in pair for pair in values) else [one - other for one, other in values]
 
 
+def own_files(table: str) -> OwnFiles:
+    """Return the files of a table, and how they begin."""
+    signs = {
+        "md": f"**{TABLES[table][0]}**",
+        "csv": "method,exemplars,orders,",
+        "json": '[\n  {\n    "method": ',
+        "tex": BOOKTABS,
+    }
+    return OwnFiles("ablation", {f"{table}.{suffix}": sign for suffix, sign in signs.items()})
+
+
 def write_table(table: str, ablations: Ablations, summaries: dict[str, dict[str, Any]], out: Path) -> str:
     """Write TABLE.csv and .json with all figures, .tex and .md without seconds; return the text of the latter."""
     lines = ablations.cells(table, summaries)
@@ -206,7 +219,7 @@ def write_table(table: str, ablations: Ablations, summaries: dict[str, dict[str,
     publish(lines, shown, out / table, f"{TABLES[table][0]}, {ablations.preset}")
     text = [f"**{TABLES[table][0]}**", *(line for block in shown for line in ("", *block.markdown()))]
     text += ["", *(verdict for line in lines if (verdict := _verdict(line)))]
-    (out / f"{table}.md").write_text("\n".join(text) + "\n")
+    write_atomically(out / f"{table}.md", "\n".join(text) + "\n")
     return "\n".join(text)
 
 
@@ -271,6 +284,8 @@ def main(words: list[str] | None = None) -> int:
         for job in jobs:
             print("done " if (asked.out / job.name / "summary.json").exists() else "to do", job.name)
         return 0
+    for table in asked.tables:
+        own_files(table).check(asked.out)
     use_persistent_cache()
     with Display() as display:
         outcome = run_jobs(jobs, asked.out, display, vmap_seeds=asked.vmap_seeds)

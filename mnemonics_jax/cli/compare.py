@@ -72,7 +72,7 @@ def main(words: list[str]) -> int:
 
 
 def _compare(asked: CompareSettings, out: Path, arms: dict[tuple[str, str], Config]) -> int:
-    from mnemonics_jax.reports.own_files import check_own_files
+    from mnemonics_jax.reports.own_files import REPORT
     from mnemonics_jax.reports.tables import comparison_tables, write_report
     from mnemonics_jax.runtime.compile_cache import use_persistent_cache
     from mnemonics_jax.runtime.progress import Display, stdout
@@ -82,7 +82,7 @@ def _compare(asked: CompareSettings, out: Path, arms: dict[tuple[str, str], Conf
     if asked.list:
         print("\n".join(job_lines(comparison_jobs(arms, asked.seeds), out)))
         return 0
-    check_own_files(out)
+    REPORT.check(out)
     use_persistent_cache()
     with Display(verbose=asked.verbose) as display:
         summaries = compare(arms, asked.seeds, out, display, asked.save, track=asked.track, vmap_seeds=asked.vmap_seeds)

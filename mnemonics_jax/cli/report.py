@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mnemonics_jax.reports.formats import FORMATS
-from mnemonics_jax.reports.own_files import check_own_files
+from mnemonics_jax.reports.own_files import REPORT
 from mnemonics_jax.reports.summary_files import summary_files
 from mnemonics_jax.runtime.errors import UserError
 
@@ -28,7 +28,7 @@ def main(words: list[str]) -> int:
     # Looks for the runs before `_report` imports what reads and draws them, which takes seconds.
     summary_files(asked.runs)
     out = asked.out or asked.runs[0]
-    check_own_files(out)
+    REPORT.check(out)
     formats = tuple(dict.fromkeys(asked.format))
     return _report(asked.runs, out, formats, tsne=not asked.no_tsne)
 

@@ -86,13 +86,13 @@ def _check_seeds(asked: RunSettings) -> None:
 
 
 def _run_seeds(asked: RunSettings, out: Path) -> int:
-    from mnemonics_jax.reports.own_files import check_own_files
+    from mnemonics_jax.reports.own_files import REPORT
     from mnemonics_jax.reports.tables import comparison_tables, write_report
     from mnemonics_jax.runtime.compile_cache import use_persistent_cache
     from mnemonics_jax.runtime.progress import Display, stdout
     from mnemonics_jax.sweeps.jobs import Job, run_jobs
 
-    check_own_files(out)
+    REPORT.check(out)
     use_persistent_cache()
     first = asked.config.seed
     jobs = [

@@ -104,6 +104,7 @@ def _name(sweep: Sweep) -> str:
 
 
 def _sweep(asked: SweepSettings, sweep: Sweep, jobs: list[Job]) -> int:
+    from mnemonics_jax.reports.own_files import SWEEP
     from mnemonics_jax.reports.sweep import write_sweep
     from mnemonics_jax.runtime.compile_cache import use_persistent_cache
     from mnemonics_jax.runtime.progress import Display
@@ -111,6 +112,7 @@ def _sweep(asked: SweepSettings, sweep: Sweep, jobs: list[Job]) -> int:
     from mnemonics_jax.sweeps.jobs import run_jobs
     from mnemonics_jax.sweeps.ray_jobs import run_jobs_on_ray
 
+    SWEEP.check(asked.out)
     use_persistent_cache()
     serial = partial(run_jobs, vmap_seeds=asked.vmap_seeds)
     runner = serial if asked.executor == "serial" else partial(run_jobs_on_ray, config=asked.ray)

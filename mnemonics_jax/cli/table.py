@@ -8,7 +8,7 @@ import tyro
 from mnemonics_jax.cli import words as shared
 from mnemonics_jax.runs.save_config import SaveConfig
 from mnemonics_jax.runs.tracker import Service
-from mnemonics_jax.sweeps.table1 import TableRequest, table_jobs
+from mnemonics_jax.sweeps.table1 import TableRequest, stem, table_jobs
 
 _ABOUT = """The table of the paper's slides: every cell as runs, with their result beside the paper's figure.
 
@@ -60,10 +60,12 @@ def run(asked: TableSettings) -> int:
     if asked.list:
         print("\n".join(job_lines(jobs, asked.out)))
         return 0
+    from mnemonics_jax.reports.own_files import table1_files
     from mnemonics_jax.reports.table1 import write
     from mnemonics_jax.runtime.compile_cache import use_persistent_cache
     from mnemonics_jax.runtime.progress import Display
 
+    table1_files(stem(asked)).check(asked.out)
     use_persistent_cache()
     with Display(verbose=asked.verbose) as display:
         outcome = run_jobs(jobs, asked.out, display, asked.save, track=asked.track)

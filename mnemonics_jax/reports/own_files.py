@@ -1,5 +1,7 @@
-"""Which files a report may write over: those that a report has written, told by how they begin."""
+"""Which files a command may write its results over: those that it has written, told by how they begin."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mnemonics_jax.reports.formats import FORMATS
@@ -9,34 +11,73 @@ TITLE = "Class-incremental learning on"
 """How the title of report.html begins."""
 TABLES_TITLE = "Comparison of class-incremental learning runs"
 """The title of the tables, with which comparison.tex begins."""
-
-_SIGNS = {
-    "report.html": f"<title>{TITLE} ",
-    "comparison.csv": "method,",
-    "comparison.json": '[\n  {\n    "method": ',
-    "comparison.tex": f"% {TABLES_TITLE};",
-}
-"""What is near the beginning of a report's file of text."""
-_PICTURES = (*(f"accuracy.{form}" for form in FORMATS), "figures")
-"""Names that say nothing about who wrote them: those beside a report's files of text are a report's."""
+BOOKTABS = "needs \\usepackage{booktabs}"
+"""How the first line of every LaTeX file ends."""
+SWEEP_ERRORS = "Mean ± standard error over class orders; gains are paired by class order, in points."
+"""How the text of sweep.md begins, under its title."""
+TABLE1_AVERAGES = "Average accuracy of A_0 .. A_N in percent;"
+"""How the text of table1-DATASET.md begins, under its title."""
 _BEGINNING = 4096
 """Bytes in which a sign is looked for."""
 
 
-def check_own_files(out: Path) -> None:
-    """Check that nothing in the folder `out` would be lost when a comparison or a report is written there.
+@dataclass(frozen=True)
+class OwnFiles:
+    """The files of results of a command, `writer`, in its folder.
 
-    Raises:
-        UserError: when there are files of a report's names that no report has written.
+    `signs` has what is near the beginning of each file of text, by name. `pictures` are names that say nothing about
+    who wrote them: those beside one of the files of text are the command's.
     """
-    texts = {name: _has(out / name, sign) for name, sign in _SIGNS.items() if (out / name).exists()}
-    foreign = [name for name, own in texts.items() if not own]
-    if not texts:
-        foreign = [name for name in _PICTURES if (out / name).exists()]
-    if foreign:
-        raise UserError(
-            f"{out} has {', '.join(foreign)}, which no report has written: move them away, or choose another --out"
-        )
+
+    writer: str
+    signs: Mapping[str, str]
+    pictures: tuple[str, ...] = ()
+
+    def check(self, out: Path) -> None:
+        """Check that nothing in the folder `out` would be lost when the command writes its results there.
+
+        Raises:
+            UserError: when there are files of their names that no such command has written.
+        """
+        texts = {name: _has(out / name, sign) for name, sign in self.signs.items() if (out / name).exists()}
+        foreign = [name for name, own in texts.items() if not own]
+        if not texts:
+            foreign = [name for name in self.pictures if (out / name).exists()]
+        if foreign:
+            raise UserError(
+                f"{out} has {', '.join(foreign)}, which no {self.writer} has written: move them away, or choose "
+                "another --out"
+            )
+
+
+REPORT = OwnFiles(
+    "report",
+    {
+        "report.html": f"<title>{TITLE} ",
+        "comparison.csv": "method,",
+        "comparison.json": '[\n  {\n    "method": ',
+        "comparison.tex": f"% {TABLES_TITLE}; {BOOKTABS}",
+    },
+    (*(f"accuracy.{form}" for form in FORMATS), "figures"),
+)
+"""Results of reports and comparisons."""
+SWEEP = OwnFiles(
+    "sweep",
+    {"sweep.json": '{\n  "sweep": ', "sweep.csv": ",seeds,", "sweep.md": SWEEP_ERRORS, "sweep.tex": BOOKTABS},
+    ("sweep.png",),
+)
+"""Results of a sweep."""
+
+
+def table1_files(stem: str) -> OwnFiles:
+    """Return the files of the paper's table, whose names begin with `stem`."""
+    signs = {
+        f"{stem}.md": TABLE1_AVERAGES,
+        f"{stem}.csv": "dataset,phases,",
+        f"{stem}.json": '[\n  {\n    "dataset": ',
+        f"{stem}.tex": BOOKTABS,
+    }
+    return OwnFiles("table", signs)
 
 
 def _has(path: Path, sign: str) -> bool:

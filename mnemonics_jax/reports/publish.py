@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mnemonics_jax.reports.own_files import BOOKTABS
 from mnemonics_jax.reports.statistics import FORGETTING
 from mnemonics_jax.runtime.files import write_atomically, write_json
 
@@ -166,7 +167,7 @@ def publish(rows: Sequence[Row], tables: Sequence[TextTable], stem: Path, title:
 def write_latex(tables: Sequence[TextTable], path: Path, title: str) -> None:
     """Write the tables into one file for `\\input`. Its first line, a comment, is `title` and the package needed."""
     comment = " ".join(title.split())
-    parts = [f"% {comment}; needs \\usepackage{{booktabs}}\n", *(table.latex() for table in tables)]
+    parts = [f"% {comment}; {BOOKTABS}\n", *(table.latex() for table in tables)]
     write_atomically(path, "\n".join(parts))
 
 

@@ -10,6 +10,7 @@ matplotlib.use("Agg")  # Draw without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
+from mnemonics_jax.reports.own_files import SWEEP_ERRORS
 from mnemonics_jax.reports.publish import (
     FORGETTING_COLUMNS,
     Column,
@@ -84,12 +85,12 @@ def _markdown(sweep: Sweep, rows: list[Row], table: TextTable) -> str:
     lines = [
         f"# {_title(sweep)}",
         "",
-        "Mean ± standard error over class orders; gains are paired by class order, in points. Forgetting and backward "
-        "transfer, of Θ and in points: base classes, first minus final accuracy on phase 0's classes; average, best "
-        "earlier minus final accuracy on a phase's classes, mean over all phases but the last; backward transfer, "
-        "final accuracy minus that on arrival, the same mean. Seconds are those of a whole run, including its base "
-        "model even if another run has trained that. They are those of the fastest class order, because the first one "
-        "may have to compile. The outer step's memory is the temporary memory of its compiled program.",
+        f"{SWEEP_ERRORS} Forgetting and backward transfer, of Θ and in points: base classes, first minus final "
+        "accuracy on phase 0's classes; average, best earlier minus final accuracy on a phase's classes, mean over all "
+        "phases but the last; backward transfer, final accuracy minus that on arrival, the same mean. Seconds are "
+        "those of a whole run, including its base model even if another run has trained that. They are those of the "
+        "fastest class order, because the first one may have to compile. The outer step's memory is the temporary "
+        "memory of its compiled program.",
         "",
     ]
     lines += table.markdown()

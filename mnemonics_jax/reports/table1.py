@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from mnemonics_jax.reports.finished_runs import read_finished
+from mnemonics_jax.reports.own_files import TABLE1_AVERAGES
 from mnemonics_jax.reports.publish import FORGETTING_COLUMNS, Column, TextTable, publish, text_table
 from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
 from mnemonics_jax.runs.folder import check_folder
 from mnemonics_jax.runs.summary import Summary
 from mnemonics_jax.runtime.files import write_atomically
-from mnemonics_jax.sweeps.table1 import ARMS, METHODS, Cell, TableRequest, all_cells, folder, make, paper, place
+from mnemonics_jax.sweeps.table1 import ARMS, METHODS, Cell, TableRequest, all_cells, folder, make, paper, place, stem
 
 
 def finished(asked: TableRequest, cell: Cell) -> dict[int, Summary]:
@@ -72,7 +73,7 @@ def markdown(asked: TableRequest, table: list[dict[str, Any]]) -> str:
     lines = [
         f"# {title(asked)}",
         "",
-        "Average accuracy of A_0 .. A_N in percent; ± is the standard error over class orders (n of them); gains are "
+        f"{TABLE1_AVERAGES} ± is the standard error over class orders (n of them); gains are "
         "over the row with herded exemplars, paired by class order, in points. Empty: not run.",
         "",
         "**Shortened protocol**: the paper's figures are of another data set, network and schedule; they are shown for "
@@ -151,6 +152,6 @@ def write(asked: TableRequest) -> str:
     table = rows(asked)
     asked.out.mkdir(parents=True, exist_ok=True)
     text = markdown(asked, table)
-    write_atomically(asked.out / f"table1-{place(asked)}.md", text)
-    publish(table, list(tables(asked, table).values()), asked.out / f"table1-{place(asked)}", title(asked))
+    write_atomically(asked.out / f"{stem(asked)}.md", text)
+    publish(table, list(tables(asked, table).values()), asked.out / stem(asked), title(asked))
     return text

@@ -104,6 +104,11 @@ def place(asked: TableRequest) -> str:
     return asked.dataset if asked.scale == "full" else "small"
 
 
+def stem(asked: TableRequest) -> str:
+    """Return how the names of the table's own files begin."""
+    return f"table1-{place(asked)}"
+
+
 def all_cells(phases: tuple[int, ...], methods: tuple[str, ...], arms: tuple[str, ...]) -> Iterator[Cell]:
     """Yield the cells in the order in which they are run."""
     return (Cell(n, method, arm) for n in phases for method in methods for arm in arms)

@@ -77,6 +77,7 @@ def test_a_table_has_means_standard_errors_and_paired_differences(tmp_path):
         assert float(line[f"{key}_gain"]) == float(line[f"{key}_exemplar_model_gain"]) == pytest.approx(1.0)
     for heading in ("forgetting (base classes) Θ", "forgetting (average) Θ", "backward transfer Θᴱ"):
         assert f"| {heading} |" in text
+    ablations.own_files("gain").check(tmp_path)
     # A class order that only one side has is left out.
     del summaries[one.job(row, "lwf", 2).name]
     assert "| lwf | learned | 2 | 55.50 ± 5.50 |" in ablations.write_table("gain", one, summaries, tmp_path)

@@ -15,6 +15,7 @@ from mnemonics_jax.exemplars import learning
 from mnemonics_jax.phase.callbacks import NoCallbacks
 from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.state import initial_state
+from mnemonics_jax.reports.own_files import SWEEP
 from mnemonics_jax.runtime.errors import UserError
 from mnemonics_jax.sweeps import vmap_seeds
 from mnemonics_jax.sweeps.compiled_memory import chunk_arguments, outer_step_bytes
@@ -163,6 +164,8 @@ def test_the_results_are_written_as_table_and_plot(swept):
     assert latex.count(r"\toprule") == latex.count(r"\begin{tabular}{lrrrrrrrrrr}") == 1
     assert f"{(one + two) / 2:.2f} $\\pm$ {abs(one - two) / 2:.2f}" in latex
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    # The next call knows each of them as its own.
+    SWEEP.check(out)
 
 
 def test_seeds_at_once_give_the_same_figures(swept, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import tyro
 from helpers import TINY_SETTINGS
 
 from mnemonics_jax.cli.table import TableSettings, run
+from mnemonics_jax.reports.own_files import table1_files
 from mnemonics_jax.reports.table1 import rows as table_rows
 from mnemonics_jax.reports.table1 import title
 from mnemonics_jax.runtime.errors import UserError
@@ -112,6 +113,7 @@ def test_what_was_not_run_is_empty_and_the_protocol_named(made):
     latex = (made / "table1-small.tex").read_text()
     assert latex.startswith("% SHORTENED PROTOCOL on digits")
     assert latex.count(r"\begin{table}") == 6
+    table1_files("table1-small").check(made)
     assert r"exemplars.unroll\_length=3" in latex
     assert len(json.loads((made / "table1-small.json").read_text())) == len(read(made))
     assert "exemplars.unroll_length=3" in text.splitlines()[0]
