@@ -22,7 +22,7 @@ from mnemonics_jax.config.parsing import has, override, pairs
 from mnemonics_jax.config.presets import PRESETS, RECIPES, make_config
 from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.methods import METHODS, method_class
-from mnemonics_jax.reports.own_files import BOOKTABS, OwnFiles
+from mnemonics_jax.reports.own_files import OwnFiles, table_signs
 from mnemonics_jax.reports.publish import Column, TextTable, cell_text, publish, text_table
 from mnemonics_jax.reports.statistics import FORGETTING, mean_and_error, mean_of_runs
 from mnemonics_jax.runs.summary import Summary
@@ -203,13 +203,11 @@ def _gains(mine: dict[int, Summary], herding: dict[int, Summary], seeds: list[in
 
 def own_files(table: str) -> OwnFiles:
     """Return the files of a table, and how they begin."""
-    signs = {
-        "md": f"**{TABLES[table][0]}**",
-        "csv": "method,exemplars,orders,",
-        "json": '[\n  {\n    "method": ',
-        "tex": BOOKTABS,
-    }
-    return OwnFiles("ablation", {f"{table}.{suffix}": sign for suffix, sign in signs.items()})
+    return OwnFiles("ablation", {f"{table}.md": _heading(table), **table_signs(table, "method", "exemplars", "orders")})
+
+
+def _heading(table: str) -> str:
+    return f"**{TABLES[table][0]}**"
 
 
 def write_table(table: str, ablations: Ablations, summaries: dict[str, dict[str, Any]], out: Path) -> str:
@@ -217,7 +215,7 @@ def write_table(table: str, ablations: Ablations, summaries: dict[str, dict[str,
     lines = ablations.cells(table, summaries)
     shown = [_text_table(block, TABLES[table][0], lines) for block in BLOCKS]
     publish(lines, shown, out / table, f"{TABLES[table][0]}, {ablations.preset}")
-    text = [f"**{TABLES[table][0]}**", *(line for block in shown for line in ("", *block.markdown()))]
+    text = [_heading(table), *(line for block in shown for line in ("", *block.markdown()))]
     text += ["", *(verdict for line in lines if (verdict := _verdict(line)))]
     write_atomically(out / f"{table}.md", "\n".join(text) + "\n")
     return "\n".join(text)

@@ -9,8 +9,6 @@ from mnemonics_jax.runtime.errors import UserError
 
 TITLE = "Class-incremental learning on"
 """How the title of report.html begins."""
-TABLES_TITLE = "Comparison of class-incremental learning runs"
-"""The title of the tables, with which comparison.tex begins."""
 BOOKTABS = "needs \\usepackage{booktabs}"
 """How the first line of every LaTeX file ends."""
 SWEEP_ERRORS = "Mean ± standard error over class orders; gains are paired by class order, in points."
@@ -50,14 +48,15 @@ class OwnFiles:
             )
 
 
+def table_signs(stem: str, *keys: str) -> dict[str, str]:
+    """Return the signs of STEM.csv and .json with rows whose first keys are `keys`, and of STEM.tex."""
+    csv, json = ",".join((*keys, "")), f'[\n  {{\n    "{keys[0]}": '
+    return {f"{stem}.csv": csv, f"{stem}.json": json, f"{stem}.tex": BOOKTABS}
+
+
 REPORT = OwnFiles(
     "report",
-    {
-        "report.html": f"<title>{TITLE} ",
-        "comparison.csv": "method,",
-        "comparison.json": '[\n  {\n    "method": ',
-        "comparison.tex": f"% {TABLES_TITLE}; {BOOKTABS}",
-    },
+    {"report.html": f"<title>{TITLE} ", **table_signs("comparison", "method")},
     (*(f"accuracy.{form}" for form in FORMATS), "figures"),
 )
 """Results of reports and comparisons."""
@@ -71,13 +70,7 @@ SWEEP = OwnFiles(
 
 def table1_files(stem: str) -> OwnFiles:
     """Return the files of the paper's table, whose names begin with `stem`."""
-    signs = {
-        f"{stem}.md": TABLE1_AVERAGES,
-        f"{stem}.csv": "dataset,phases,",
-        f"{stem}.json": '[\n  {\n    "dataset": ',
-        f"{stem}.tex": BOOKTABS,
-    }
-    return OwnFiles("table", signs)
+    return OwnFiles("table", {f"{stem}.md": TABLE1_AVERAGES, **table_signs(stem, "dataset", "phases")})
 
 
 def _has(path: Path, sign: str) -> bool:

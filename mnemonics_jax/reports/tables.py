@@ -8,7 +8,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from mnemonics_jax.reports.own_files import TABLES_TITLE
 from mnemonics_jax.reports.publish import FORGETTING_COLUMNS, Column, TextTable, publish, text_table
 from mnemonics_jax.reports.statistics import FORGETTING, comparison, group_arms
 from mnemonics_jax.runs.summary import Summary
@@ -38,7 +37,7 @@ def write_report(summaries: list[Summary], out: Path) -> list[dict[str, Any]]:
 
 def write_comparison(rows: list[dict[str, Any]], out: Path) -> None:
     """Write the rows of a comparison into `out`: comparison.json, comparison.csv and comparison.tex."""
-    publish(rows, _texts(rows), out / "comparison", TABLES_TITLE)
+    publish(rows, _texts(rows), out / "comparison", "Comparison of class-incremental learning runs")
 
 
 def comparison_tables(rows: list[dict[str, Any]]) -> Group:
