@@ -50,8 +50,8 @@ class Row:
     """Method of a control that is the same for all methods; None: the method of the table's row."""
 
 
-def _each(name: str, values: list[Any], also: Settings | None = None) -> list[Row]:
-    return [Row(f"{name} {value}", {f"exemplars.{name}": str(value), **(also or {})}) for value in values]
+def _each(name: str, values: list[Any], also: Settings | None = None, kind: str = "mnemonics") -> list[Row]:
+    return [Row(f"{name} {value}", {f"exemplars.{name}": str(value), **(also or {})}, kind) for value in values]
 
 
 NO_MEMORY, JOINT = Row("no memory", kind="herding", method="finetune"), Row("all data", kind="herding", method="joint")
@@ -100,6 +100,7 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
     "change-cap": ("Farthest a pixel may move", _each("change_cap", [0.02, 0.05, 0.12, 0.3, 1])),
     "outer-steps": ("Outer steps", _each("outer_steps", [50, 100, 200, 400])),
     "begin": ("Images that learning starts from", _each("start", ["herding", "random", "gradient"])),
+    "typicality": ("Typical images in the choice by gradients", _each("typicality", [0, 0.3, 1, 3], kind="gradient")),
     "gate": ("Learned exemplars with and without the gate", _each("gate", ["false", "true"])),
     "augment": (
         "Crops and flips while learning",

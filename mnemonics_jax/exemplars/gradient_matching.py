@@ -4,13 +4,15 @@ Replay is training, so what counts of an exemplar is its gradient. The mean grad
 that of all images of the class, at models that have forgotten it. Selections of this kind are known from coresets
 (Mirzasoleiman et al., Coresets for Data-efficient Training, ICML 2020); gradients are those of the head alone. The mean
 feature is to be near as well, as in herding: by gradients alone the choice is worse where few images are kept of
-classes that vary much.
+classes that vary much. Each chosen image is to be like its class by itself, too: a few outliers can have the right mean
+between them and still be poor exemplars.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Bool, Float, Int
 
 from mnemonics_jax.exemplars.base import ExemplarStrategy
@@ -22,7 +24,22 @@ _RANDOM = 8
 
 
 @dataclass(frozen=True)
-class GradientMatching(ExemplarStrategy):
+class MatchesGradients(ExemplarStrategy):
+    """Base class of the kinds that can choose real images by the gradients of replay."""
+
+    typicality: Annotated[float, Ge(0)] = 0.0
+    """How much, in the choice by gradients, each image has to be like its class by itself, beside the mean of those
+    chosen. 0: the mean alone counts."""
+
+    def match(
+        self, kernels: list[Float[np.ndarray, "_sample _sample"]], amount: int, rng: np.random.Generator
+    ) -> list[Int[np.ndarray, " amount"]]:
+        """Return the choice of `match_mean` for the kernel of each class."""
+        return [match_mean(kernel, amount, rng, self.typicality) for kernel in kernels]
+
+
+@dataclass(frozen=True)
+class GradientMatching(MatchesGradients):
     """Real images whose mean replay gradient and mean feature are near those of their class.
 
     Gradients are taken at models that were made to forget the class, features of the model as it is.
@@ -40,7 +57,7 @@ class GradientMatching(ExemplarStrategy):
     ) -> list[Int[np.ndarray, " amount"]]:
         """Return the choice of `match_mean` for the kernel of each class; `room` is not used."""
         del room
-        return [match_mean(kernel, amount, rng) for kernel in features]
+        return self.match(features, amount, rng)
 
 
 def gradient_kernel(
@@ -82,12 +99,16 @@ def unit_variance(kernel: Kernel) -> Kernel:
 
     The subsets that `match_mean` prefers are the same; kernels of different vectors can then be added.
     """
-    centred = kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
+    centred = _centred(kernel)
     return centred / max(float(np.diag(centred).mean()), 1e-24)
 
 
-def match_mean(kernel: Kernel, amount: int, rng: np.random.Generator) -> Int[np.ndarray, " amount"]:
-    """Return a subset S whose mean is near the mean of all: ‖1/n Σ g_j − 1/m Σ_S g_j‖² is small.
+def match_mean(
+    kernel: Kernel, amount: int, rng: np.random.Generator, typicality: float = 0.0
+) -> Int[np.ndarray, " amount"]:
+    """Return a subset S whose mean is near the mean μ of all: ‖μ − 1/m Σ_S g_j‖² + τ/m · 1/m Σ_S ‖g_j − μ‖² is small.
+
+    At τ = 1 both terms of a random subset are the same on average.
 
     From greedy picks, as in herding, and from some random subsets, the exchange of one image that helps most is made
     until none helps; the best end counts. Its order is greedy again: the first k of the m images are a good subset too.
@@ -96,45 +117,43 @@ def match_mean(kernel: Kernel, amount: int, rng: np.random.Generator) -> Int[np.
         kernel: inner products of vectors g_j, one for each of n images.
         amount: m, at most n.
         rng: draws the random subsets.
+        typicality: τ.
     """
-    everything = np.arange(len(kernel))
-    starts = [_greedy(kernel, amount, everything)] + [rng.permutation(everything)[:amount] for _ in range(_RANDOM)]
-    ends = [_exchange(kernel, start) for start in starts]
-    return _greedy(kernel, amount, min(ends, key=lambda chosen: _distance(kernel, chosen)))
+    # With vectors that have no mean, m² times what is to be small is a sum over pairs of S, its diagonal times 1 + τ.
+    costs = _centred(kernel)
+    costs += typicality * np.diag(np.diag(costs))
+    everything = np.arange(len(costs))
+    starts = [_greedy(costs, amount, everything)] + [rng.permutation(everything)[:amount] for _ in range(_RANDOM)]
+    ends = [_exchange(costs, start) for start in starts]
+    return _greedy(costs, amount, min(ends, key=lambda chosen: costs[np.ix_(chosen, chosen)].sum()))
 
 
-def _distance(kernel: Kernel, chosen: Int[np.ndarray, " amount"]) -> float:
-    return float(kernel[np.ix_(chosen, chosen)].mean() - 2 * kernel[chosen].mean())
+def _centred(kernel: Kernel) -> Kernel:
+    return kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
 
 
-def _exchange(kernel: Kernel, chosen: Int[np.ndarray, " amount"]) -> Int[np.ndarray, " amount"]:
-    """Return the subset after the best exchanges of one image, until none brings its mean nearer to that of all."""
-    chosen, amount = chosen.copy(), len(chosen)
-    mean, norms, sums = kernel.mean(axis=1), np.diag(kernel), kernel[:, chosen].sum(axis=1)
-    # Each exchange lowers the distance, so no subset comes back; the bound is for rounding alone.
-    for _ in range(10 * amount):
-        # Change of m² times the squared distance when image `row` of the choice gives way to image `column`.
-        with_one = 2 * (sums - amount * mean)
-        change = with_one[None, :] - with_one[chosen][:, None] + norms[None, :] + norms[chosen][:, None]
-        change -= 2 * kernel[chosen]
+def _exchange(costs: Kernel, chosen: Int[np.ndarray, " amount"]) -> Int[np.ndarray, " amount"]:
+    """Return the subset after the best exchanges of one image, until none lowers the sum of its costs."""
+    chosen, norms, sums = chosen.copy(), np.diag(costs), costs[:, chosen].sum(axis=1)
+    # Each exchange lowers the sum, so no subset comes back; the bound is for rounding alone.
+    for _ in range(10 * len(chosen)):
+        # Change of the sum when image `row` of the choice gives way to image `column`.
+        change = (2 * sums + norms)[None, :] - (2 * sums - norms)[chosen][:, None] - 2 * costs[chosen]
         change[:, chosen] = np.inf
         row, column = np.unravel_index(change.argmin(), change.shape)
-        if change[row, column] >= -1e-9 * amount:
+        if change[row, column] >= -1e-9 * len(chosen):
             break
-        sums += kernel[:, column] - kernel[:, chosen[row]]
+        sums += costs[:, column] - costs[:, chosen[row]]
         chosen[row] = column
     return chosen
 
 
-def _greedy(kernel: Kernel, amount: int, allowed: Int[np.ndarray, " allowed"]) -> Int[np.ndarray, " amount"]:
-    """Return `amount` of the `allowed` images, each the one that brings the mean of the chosen nearest to the whole."""
-    mean, norms = kernel.mean(axis=1)[allowed], np.diag(kernel)[allowed]
-    sums, free = np.zeros(len(allowed)), np.ones(len(allowed), bool)
-    picks: list[int] = []
-    for count in range(1, amount + 1):
-        distance = (2 * sums + norms) / count**2 - 2 * mean / count
-        best = int(np.where(free, distance, np.inf).argmin())
-        picks.append(int(allowed[best]))
-        free[best] = False
-        sums += kernel[allowed, allowed[best]]
-    return np.array(picks)
+def _greedy(costs: Kernel, amount: int, allowed: Int[np.ndarray, " allowed"]) -> Int[np.ndarray, " amount"]:
+    """Return `amount` of the `allowed` images, each the one that adds least to the sum of costs of the chosen."""
+    norms, sums = np.diag(costs)[allowed], np.zeros(len(allowed))
+    free, picks = np.ones(len(allowed), bool), np.zeros(amount, int)
+    for count in range(amount):
+        best = int(np.where(free, 2 * sums + norms, np.inf).argmin())
+        picks[count], free[best] = allowed[best], False
+        sums += costs[allowed, allowed[best]]
+    return picks

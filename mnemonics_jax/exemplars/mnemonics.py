@@ -7,8 +7,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Float, Int
 
-from mnemonics_jax.exemplars.base import ExemplarStrategy
-from mnemonics_jax.exemplars.gradient_matching import match_mean
+from mnemonics_jax.exemplars.gradient_matching import MatchesGradients
 from mnemonics_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Mnemonics(ExemplarStrategy):
+class Mnemonics(MatchesGradients):
     """Exemplars learned by bilevel optimisation: their pixels are parameters.
 
     E_i ← E_i − β ∇_{E_i} L_c(Θ'(E_{0:i}); D_i ∪ E_{0:i-1}), with Θ'(E) the result of the inner loop, T steps on E.
@@ -116,7 +115,7 @@ class Mnemonics(ExemplarStrategy):
 
             return herd_classes(features, amount, room)
         if self.start == "gradient":
-            return [match_mean(kernel, amount, rng) for kernel in features]
+            return self.match(features, amount, rng)
         return [rng.permutation(len(rows))[:amount] for rows in features]
 
     @property

@@ -1,6 +1,7 @@
 """Gradient matching: kernels are those of true gradients, and subsets are the best that exchanges can find."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ from mnemonics_jax.phase.run_phase import run_phase
 from mnemonics_jax.phase.state import initial_state
 
 
-def distance(gradients, subset):
-    return np.square(gradients.mean(axis=0) - gradients[list(subset)].mean(axis=0)).sum()
+def distance(gradients, subset, typicality=0.0):
+    mean, chosen = gradients.mean(axis=0), gradients[list(subset)]
+    spread = np.square(chosen - mean).sum(axis=1).mean()
+    return np.square(mean - chosen.mean(axis=0)).sum() + typicality / len(chosen) * spread
 
 
 @pytest.fixture
@@ -25,19 +28,33 @@ def gradients():
     return np.random.default_rng(0).normal(size=(14, 6)) + 1
 
 
-def test_the_subset_is_nearly_the_best_of_all(gradients):
+@pytest.mark.parametrize("typicality", [0.0, 0.5, 3.0])
+def test_the_subset_is_nearly_the_best_of_all(gradients, typicality):
     kernel = gradients @ gradients.T
-    picks = match_mean(kernel, 4, np.random.default_rng(0))
-    all_distances = np.sort([distance(gradients, s) for s in itertools.combinations(range(14), 4)])
+    picks = match_mean(kernel, 4, np.random.default_rng(0), typicality)
+    all_distances = np.sort([distance(gradients, s, typicality) for s in itertools.combinations(range(14), 4)])
     assert len(set(picks.tolist())) == 4
-    assert distance(gradients, picks) <= all_distances[len(all_distances) // 100]
+    assert distance(gradients, picks, typicality) <= all_distances[len(all_distances) // 100]
 
 
-def test_no_exchange_of_one_image_helps(gradients):
-    picks = match_mean(gradients @ gradients.T, 5, np.random.default_rng(0)).tolist()
-    own = distance(gradients, picks)
+@pytest.mark.parametrize("typicality", [0.0, 0.5, 3.0])
+def test_no_exchange_of_one_image_helps(gradients, typicality):
+    picks = match_mean(gradients @ gradients.T, 5, np.random.default_rng(0), typicality).tolist()
+    own = distance(gradients, picks, typicality)
     for out, new in itertools.product(picks, set(range(14)) - set(picks)):
-        assert distance(gradients, [new if p == out else p for p in picks]) >= own - 1e-9
+        assert distance(gradients, [new if p == out else p for p in picks], typicality) >= own - 1e-9
+
+
+def test_where_only_typical_images_count_they_are_the_nearest_to_the_mean(gradients):
+    picks = match_mean(gradients @ gradients.T, 4, np.random.default_rng(0), 1e6).tolist()
+    assert picks == np.square(gradients - gradients.mean(axis=0)).sum(axis=1).argsort()[:4].tolist()
+
+
+def test_two_outliers_with_the_right_mean_give_way_to_typical_images():
+    gradients = np.array([[9.0, 0], [-9, 0], [0, 0.4], [0.3, 0.4], [-0.3, 0.5], [0, -1.3]])
+    picks = [match_mean(gradients @ gradients.T, 2, np.random.default_rng(0), t).tolist() for t in (0.0, 1.0)]
+    assert sorted(picks[0]) == [0, 1]
+    assert not set(picks[1]) & {0, 1}
 
 
 def test_the_first_image_is_the_best_single_one_of_the_chosen(gradients):
@@ -90,18 +107,26 @@ def test_the_kernel_is_that_of_the_heads_gradients(cosine):
     np.testing.assert_allclose(own, expected / np.diag(expected).mean(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [GradientMatching(), Mnemonics(start="gradient")])
-def test_kinds_that_match_gradients(kind, gradients):
+@pytest.mark.parametrize("typicality", [0.0, 30.0])
+@pytest.mark.parametrize("kind", [GradientMatching, partial(Mnemonics, start="gradient")])
+def test_kinds_that_match_gradients(kind, typicality, gradients):
+    kind = kind(typicality=typicality)
     assert kind.needs_gradients
     assert not kind.needs_features
     kernel = gradients @ gradients.T
     (picks,) = kind.choose([kernel], 4, 14, np.random.default_rng(0))
-    np.testing.assert_array_equal(picks, match_mean(kernel, 4, np.random.default_rng(0)))
+    np.testing.assert_array_equal(picks, match_mean(kernel, 4, np.random.default_rng(0), typicality))
 
 
-def test_a_phase_chooses_images_that_match_the_gradients_of_forgetful_models(tiny, monkeypatch):
-    """In a later phase too, each class's choice is nearer to the mean gradient than the best of 100 random ones."""
-    setup, seen = tiny.setup("icarl", "gradient"), []
+def test_both_values_of_that_test_choose_differently(gradients):
+    kernel = gradients @ gradients.T
+    assert len({tuple(match_mean(kernel, 4, np.random.default_rng(0), t)) for t in (0.0, 30.0)}) == 2
+
+
+@pytest.mark.parametrize("typicality", [0.0, 1.0])
+def test_a_phase_chooses_images_that_match_the_gradients_of_forgetful_models(tiny, monkeypatch, typicality):
+    """In a later phase too, each class's choice is better by its own measure than the best of 100 random ones."""
+    setup, seen = tiny.setup("icarl", "gradient", exemplars={"typicality": typicality}), []
     original = exemplar_choice._kernels
 
     def noting(setup, state, groups, budget):
@@ -121,8 +146,10 @@ def test_a_phase_chooses_images_that_match_the_gradients_of_forgetful_models(tin
             np.testing.assert_array_equal(group[place], picked)
             rng = np.random.default_rng(0)
             random = [rng.permutation(len(group))[:4] for _ in range(100)]
+            # The kernel's vectors have no mean, so its diagonal has their squared distances from it.
             ours, *theirs = [
-                kernel[np.ix_(subset, subset)].mean() - 2 * kernel[subset].mean() for subset in (place, *random)
+                kernel[np.ix_(subset, subset)].mean() + typicality / 4 * np.diag(kernel)[subset].mean()
+                for subset in (place, *random)
             ]
             assert ours < min(theirs)
 
