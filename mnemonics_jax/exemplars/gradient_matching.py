@@ -29,7 +29,7 @@ class MatchesGradients(ExemplarStrategy):
 
     typicality: Annotated[float, Ge(0)] = 0.0
     """How much, in the choice by gradients, each image has to be like its class by itself, beside the mean of those
-    chosen. 0: the mean alone counts."""
+    chosen. The more images are chosen, the less it counts. 0: the mean alone counts."""
 
     def match(
         self, kernels: list[Float[np.ndarray, "_sample _sample"]], amount: int, rng: np.random.Generator
@@ -106,9 +106,9 @@ def unit_variance(kernel: Kernel) -> Kernel:
 def match_mean(
     kernel: Kernel, amount: int, rng: np.random.Generator, typicality: float = 0.0
 ) -> Int[np.ndarray, " amount"]:
-    """Return a subset S whose mean is near the mean μ of all: ‖μ − 1/m Σ_S g_j‖² + τ/m · 1/m Σ_S ‖g_j − μ‖² is small.
+    """Return a subset S whose mean is near the mean μ of all: ‖μ − 1/m Σ_S g_j‖² + τ/m² · 1/m Σ_S ‖g_j − μ‖² is small.
 
-    At τ = 1 both terms of a random subset are the same on average.
+    The second term of a random subset is τ/m times the first on average: τ has the unit of a number of images.
 
     From greedy picks, as in herding, and from some random subsets, the exchange of one image that helps most is made
     until none helps; the best end counts. Its order is greedy again: the first k of the m images are a good subset too.
@@ -119,9 +119,9 @@ def match_mean(
         rng: draws the random subsets.
         typicality: τ.
     """
-    # With vectors that have no mean, m² times what is to be small is a sum over pairs of S, its diagonal times 1 + τ.
+    # With vectors that have no mean, m² times what is to be small is a sum over pairs of S, its diagonal times 1 + τ/m.
     costs = _centred(kernel)
-    costs += typicality * np.diag(np.diag(costs))
+    costs += typicality / amount * np.diag(np.diag(costs))
     everything = np.arange(len(costs))
     starts = [_greedy(costs, amount, everything)] + [rng.permutation(everything)[:amount] for _ in range(_RANDOM)]
     ends = [_exchange(costs, start) for start in starts]
