@@ -100,7 +100,7 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
     "change-cap": ("Farthest a pixel may move", _each("change_cap", [0.02, 0.05, 0.12, 0.3, 1])),
     "outer-steps": ("Outer steps", _each("outer_steps", [50, 100, 200, 400])),
     "begin": ("Images that learning starts from", _each("start", ["herding", "random", "gradient"])),
-    "typicality": ("Typical images in the choice by gradients", _each("typicality", [0, 1, 5, 15], kind="gradient")),
+    "typicality": ("Typical images in the choice by gradients", _each("typicality", [0, 1.5, 5, 15], kind="gradient")),
     "gate": ("Learned exemplars with and without the gate", _each("gate", ["false", "true"])),
     "augment": (
         "Crops and flips while learning",
