@@ -61,3 +61,24 @@ def test_training_of_later_phases_is_that_of_the_method(preset, method, later, t
 
 
 LATER = {"later_epochs": None, "later_learning_rate": None, "balanced_steps": 0}
+
+
+@pytest.mark.parametrize(
+    ("preset", "method", "typicality"),
+    [
+        ("images", "lwf", 5.0),
+        ("npz", "icarl", 5.0),
+        ("images", "lucir", 5.0),
+        ("images", "bic", 0.0),
+        ("npz", "bic", 0.0),
+        ("digits", "lucir", 0.0),
+        ("cifar100", "lucir", 0.0),
+    ],
+)
+@pytest.mark.parametrize("kind", ["gradient", "mnemonics"])
+def test_how_typical_chosen_images_are_is_that_of_the_method(preset, method, typicality, kind):
+    exemplars = make_config(preset, method, kind).exemplars
+    assert exemplars.typicality == typicality
+    # What a method sets stands beside what the preset sets for all methods.
+    expected = dataclasses.replace(make_config(preset, "lwf", kind).exemplars, typicality=typicality)
+    assert exemplars == expected
