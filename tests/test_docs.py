@@ -13,6 +13,9 @@ from mnemonics_jax.exemplars import EXEMPLARS
 from mnemonics_jax.methods import METHODS
 
 PAGES = [ROOT / "README.md", *sorted((EXPERIMENTS / "docs").glob("*.md"))]
+RESULTS = sorted(EXPERIMENTS.glob("RESULTS*.md"))
+VALUES = ("METHOD", "SEED", "STEPS", "E", "r")
+"""Words of the pages of results that stand for a value."""
 
 
 def blocks(path, language):
@@ -31,11 +34,20 @@ def commands():
                 yield pytest.param(words[1:], id=f"{page.name}: {' '.join(words)}")
 
 
+def commands_of_results():
+    """Every indented `mnemonics` command of the pages of results, with the lines that it goes on in."""
+    for page in RESULTS:
+        for text in re.findall(r"^    (mnemonics (?:.*\\\n)*.*)$", page.read_text(), re.MULTILINE):
+            words = shlex.split(text.replace("\\\n", ""))
+            if not {*words} & {*VALUES}:
+                yield pytest.param(words[1:], id=f"{page.name}: {' '.join(words)}")
+
+
 class Parsed(Exception):
     """The words of a command are good: it would start now."""
 
 
-@pytest.mark.parametrize("words", list(commands()))
+@pytest.mark.parametrize("words", [*commands(), *commands_of_results()])
 def test_every_command_parses(words, monkeypatch, tmp_path, capsys):
     def start(*_, **__):
         raise Parsed
@@ -69,11 +81,19 @@ def test_the_library_page_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert len(re.findall(r"phase \d+: \d+\.\d+ %", capsys.readouterr().out)) == 6
 
 
-@pytest.mark.parametrize("page", [*PAGES, EXPERIMENTS / "FIDELITY.md"], ids=lambda page: page.name)
+def anchor(heading):
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", [*PAGES, *RESULTS, EXPERIMENTS / "FIDELITY.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    targets = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text())
     assert targets
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    for name, part in targets:
+        target = page.parent / name if name else page
+        assert target.exists(), name
+        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if part else []
+        assert not part or part in map(anchor, headings), f"{name}#{part}"
 
 
 def test_the_readme_leads_to_every_page():
