@@ -141,9 +141,9 @@ _BALANCED: dict[str, Any] = {"balanced_steps": 200, "balanced_learning_rate": 0.
 _SMALL: dict[str, Any] = {
     "net": NetConfig(name="convnet", widths=(32, 64, 128)),
     "train": TrainConfig(epochs=20, batch_size=64, learning_rate=0.05, later_epochs=40),
-    # Where few photographs are kept, images that are typical by themselves are worth points (experiments/RESULTS.md).
+    # Where few photographs are kept, typical ones are worth points (experiments/RESULTS-tried.md).
     "exemplars": {"outer_batch": 64, "typicality": 5.0},
-    # BiC loses with typical exemplars in five phases; in ten it is not told which is better (experiments/RESULTS.md).
+    # BiC loses with typical exemplars in five phases; in ten it is undecided (experiments/RESULTS-photographs.md).
     "method_exemplars": {"bic": {"typicality": 0.0}},
     # Better than a start from herding, or no worse, wherever it has been measured (experiments/RESULTS.md).
     "recipes": {"default": {"start": "gradient"}},
